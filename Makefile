@@ -1,0 +1,69 @@
+# `make` alone says what there is. Nothing here asks a question.
+REQUIREMENTS ?= requirements-cpu.txt
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed
+
+export OMP_WAIT_POLICY := PASSIVE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test notebooks lock clean
+
+help:
+	@echo 'make demo       run the main job on a generated click log, print the gap, write a report (runs/demo)'
+	@echo 'make test       format, lint, types and tests'
+	@echo 'make notebooks  run every notebook, on the demo'\''s run'
+	@echo 'make lock       pin the newest versions that pyproject.toml allows in requirements.lock'
+	@echo 'make clean      remove .venv and caches; runs/ stays'
+	@echo
+	@echo 'Each installs into .venv what is missing. With a GPU: make demo REQUIREMENTS=requirements-gpu.txt'
+
+demo: $(INSTALLED)
+	$(VENV)/bin/recdistill run pipelines/jobs/demo.yaml --out runs/demo
+
+test: $(INSTALLED)
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2
+
+notebooks: demo
+	@for notebook in $(wildcard notebooks/*.py); do \
+		echo "$$notebook"; \
+		MPLBACKEND=Agg $(PYTHON) "$$notebook" || exit 1; \
+	done
+
+# A local version (+cpu) is a build of the same release, and the same line must hold for every build.
+lock:
+	$(call venv,.venv-lock)
+	.venv-lock/bin/python -m pip install --quiet -r $(REQUIREMENTS) -e '.[dev]'
+	{ echo '# Every dependency, direct and indirect: pip install -c requirements.lock. Made by `make lock`.'; \
+	  .venv-lock/bin/python -m pip list --format=freeze --exclude-editable --exclude pip | sed 's/+.*//'; \
+	} > requirements.lock
+	rm -rf .venv-lock
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info packaging/*/build packaging/*/*.egg-info
+	find recdistill tests notebooks pipelines -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp is written last, so what was broken off is taken up again.
+$(INSTALLED): $(REQUIREMENTS) requirements.lock pyproject.toml packaging/fbgemm-gpu-cpu-shim/pyproject.toml
+	@$(PYTHON) -m pip --version > /dev/null 2>&1 || { $(call venv,$(VENV)); }
+	@echo 'Installing into $(VENV): a minute or two'
+	@$(PYTHON) -m pip install --quiet -r $(REQUIREMENTS) -e '.[dev]' -c requirements.lock
+	@$(PYTHON) -m pip check
+	@touch $@
+
+# Makes an environment with the first Python that fits.
+define venv
+	for python in python3.11 python3.12 python3; do \
+		if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2> /dev/null; then \
+			$$python -m venv --clear $(1); exit; \
+		fi; \
+	done; \
+	echo 'recdistill needs Python 3.11 or 3.12, and neither is on the PATH' >&2; exit 1
+endef

@@ -1,0 +1,66 @@
+"""Encodes a raw log with what a dataset learned, for scoring: ids, means and hash salts are those of its folder."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from recdistill.clicklog.encoder import Encoder
+from recdistill.clicklog.schema import ROW_GROUP_ROWS, Schema, read_schema
+from recdistill.clicklog.scratch import Scratch, rechunk
+from recdistill.clicklog.typed import TypedLog
+from recdistill.config.dataset import Dataset, Files, Join
+from recdistill.errors import UserError
+
+
+def raw_log(root: Path, paths: list[str]) -> Files:
+    """Files that look like the log that the dataset or student in `root` was made from: same columns, same nulls.
+
+    The format is told by each file's suffix, so that Parquet may be scored by what learned from CSV.
+    """
+    settings = {**_spec(read_schema(root), root)["log"], "paths": paths}
+    known = all(any(suffix in Path(path).suffixes for suffix in (".csv", ".tsv", ".parquet", ".pq")) for path in paths)
+    return Files.model_validate(settings | {"format": None} if known else settings)
+
+
+def encode_log(root: Path, log: Files, joins: list[Join] | None = None) -> Iterator[pa.Table]:
+    """Encodes a raw log exactly as ingest encoded the one that `root` was made from.
+
+    Histories are built from the rows of this log alone, in order of time, so a log to be scored brings the earlier rows
+    that should count; where outcomes are not known yet, the label's cell is left empty.
+
+    Args:
+        root: a folder with `schema.json` and `vocabulary/`: a dataset or an exported student.
+        log: the raw log.
+        joins: its side tables; those that the dataset was made with when None.
+
+    Yields:
+        Tables of at most `ROW_GROUP_ROWS` rows: `example_id`, `label` (float32, null where not known) if the log has
+        one, and the features as a dataset has them. In the log's order, or in order of time where there are histories.
+
+    Raises:
+        UserError: the log lacks a column or holds a cell that cannot be read.
+    """
+    root = Path(root)
+    schema = read_schema(root)
+    section = {**_spec(schema, root), "log": log.model_dump()}
+    if joins is not None:
+        section["joins"] = [join.model_dump() for join in joins]
+    raw = TypedLog(Dataset.model_validate(section), scoring=True)
+    row_columns = ["example_id", "label"] if raw.has_label else ["example_id"]
+    encoder = Encoder(schema, root / "vocabulary", raw.layout, row_columns)
+    if raw.layout.time is None:
+        yield from map(encoder.encode, rechunk(raw, ROW_GROUP_ROWS))
+        return
+    with tempfile.TemporaryDirectory() as folder, Scratch(Path(folder) / "scratch") as scratch:
+        scratch.write(raw.layout.schema, raw)
+        yield from map(encoder.encode, scratch.stream('SELECT * FROM rows ORDER BY "time", "$position"'))
+
+
+def _spec(schema: Schema, root: Path) -> dict:
+    if not schema.spec:
+        raise UserError(f"{root / 'schema.json'}: does not say how its log was read; ingest the log again")
+    return schema.spec

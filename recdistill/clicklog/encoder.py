@@ -1,0 +1,155 @@
+"""Typed rows to the dataset's columns: texts become ids, numbers are standardised, histories are gathered."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recdistill.clicklog.hashing import hashed_ids
+from recdistill.clicklog.history import History
+from recdistill.clicklog.layout import Layout
+from recdistill.clicklog.lookup import Lookup, factorise
+from recdistill.clicklog.schema import DenseColumn, Schema, Sparse, Table
+from recdistill.clicklog.statistics import transform
+from recdistill.clicklog.typed import Counts
+from recdistill.config.dataset import History as HistorySpec
+from recdistill.errors import UserError
+
+ROW_COLUMNS = {
+    "example_id": pa.int64(),
+    "label": pa.float32(),
+    "weight": pa.float32(),
+    "time": pa.int64(),
+    "true_probability": pa.float32(),
+}
+"""Columns of a row beside its features, where the log has them."""
+
+
+class Encoder:
+    """Encodes typed tables, one after the other, in time order where there are histories.
+
+    Args:
+        schema: of the dataset that the ids are for.
+        vocabularies: the folder that holds `<table>.parquet`.
+        layout: of the typed tables.
+        row_columns: which of `ROW_COLUMNS` to hand on.
+
+    Attributes:
+        counts: by feature, rows whose value is `missing`, ids that are `unseen`, numbers that are `not_finite`.
+    """
+
+    def __init__(self, schema: Schema, vocabularies: Path, layout: Layout, row_columns: list[str]) -> None:
+        self.counts: Counts = Counter()
+        self._layout = layout
+        self._features: dict[str, Sparse | DenseColumn] = {feature.name: feature for feature in schema.sparse}
+        self._features |= {feature.name: feature for feature in schema.dense}
+        self._tables = {table.name: table for table in schema.tables}
+        self._lookups = {
+            table.name: Lookup(_values(vocabularies / f"{table.name}.parquet"))
+            for table in schema.tables
+            if table.encoding == "vocabulary"
+        }
+        self._histories = {
+            name: History(feature.last)
+            for name, feature in layout.spec.features.items()
+            if isinstance(feature, HistorySpec)
+        }
+        self._row_columns = row_columns
+        self.schema = pa.schema(
+            {name: ROW_COLUMNS[name] for name in row_columns}
+            | {name: _arrow_type(self._features[name]) for name in layout.spec.features}
+        )
+
+    def encode(self, typed: pa.Table) -> pa.Table:
+        """The dataset's columns for a typed table, row by row in the same order."""
+        out: dict[str, pa.Array] = {name: _one(typed[name]).cast(ROW_COLUMNS[name]) for name in self._row_columns}
+        for name, column in self._layout.features.items():
+            if name not in self._histories:
+                out[name] = self._feature(self._features[name], _one(typed[column]))
+        for name in self._histories:
+            out[name] = self._history(name, typed, out)
+        return pa.table([out[name] for name in self.schema.names], schema=self.schema)
+
+    def _feature(self, feature: Sparse | DenseColumn, cells: pa.Array) -> pa.Array:
+        if isinstance(feature, DenseColumn):
+            return self._dense(feature, cells)
+        table = self._tables[feature.table]
+        if feature.kind == "bag":
+            sizes = np.asarray(pc.list_value_length(cells))
+            self._count("missing", feature.name, sizes == 0)
+            ids = self._text_ids(feature.name, table, pc.list_flatten(cells))
+            offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(sizes, dtype=np.int32)])
+            return pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids))
+        missing = np.asarray(cells.is_null())
+        self._count("missing", feature.name, missing)
+        if table.encoding == "bucket":
+            numbers = pc.fill_null(cells, 0.0).to_numpy(zero_copy_only=False)
+            ids = 1 + np.searchsorted(np.array(table.boundaries), numbers, side="right")
+        else:
+            ids = self._text_ids(feature.name, table, cells)
+        return pa.array(ids.astype(np.int64), mask=missing)
+
+    def _text_ids(self, name: str, table: Table, cells: pa.StringArray) -> np.ndarray:
+        """Ids of texts, int64; what stands for a missing one means nothing."""
+        if table.encoding == "hash":
+            distinct, codes = factorise(cells)
+            return np.append(hashed_ids(distinct, table.salt or 0, table.rows - 1), 0)[codes]
+        ids = self._lookups[table.name].find(cells) + 1
+        self._count("unseen", name, (ids == 0) & np.asarray(cells.is_valid()))
+        return ids
+
+    def _dense(self, feature: DenseColumn, cells: pa.Array) -> pa.Array:
+        missing = np.asarray(cells.is_null())
+        raw = cells.to_numpy(zero_copy_only=False)
+        with np.errstate(over="ignore"):
+            scaled = ((transform(raw, feature.source["transform"]) - feature.mean) / feature.std).astype(np.float32)
+        good = np.isfinite(scaled)
+        self._count("missing", feature.name, missing)
+        self._count("not_finite", feature.name, ~good & ~missing)
+        return pa.array(np.where(good, scaled, np.float32(0)))
+
+    def _history(self, name: str, typed: pa.Table, out: dict[str, pa.Array]) -> pa.Array:
+        spec = self._layout.spec.features[name]
+        assert isinstance(spec, HistorySpec)
+        items = out[spec.of]
+        happened = np.asarray(items.is_valid())
+        if spec.outcome != "any":
+            wanted = pc.equal(_one(typed["label"]), 1 if spec.outcome == "positive" else 0)
+            happened &= np.asarray(pc.fill_null(wanted, False))
+        if pa.types.is_list(items.type):
+            added = [ids if hit else () for ids, hit in zip(items.to_pylist(), happened.tolist(), strict=True)]
+        else:
+            ids = pc.fill_null(items, 0).to_numpy(zero_copy_only=False).tolist()
+            added = [(id_,) if hit else () for id_, hit in zip(ids, happened.tolist(), strict=True)]
+        users = _one(typed[self._layout.users[spec.user]]).to_pylist()
+        lists = self._histories[name].extend(users, typed["time"].to_numpy().tolist(), added)
+        self._count("missing", name, np.asarray(pc.list_value_length(lists)) == 0)
+        if self._tables[spec.of].encoding == "vocabulary":
+            self._count("unseen", name, np.asarray(pc.list_flatten(lists)) == 0)
+        return lists
+
+    def _count(self, what: str, feature: str, flags: np.ndarray) -> None:
+        self.counts[what, feature] += int(flags.sum())
+
+
+def _arrow_type(feature: Sparse | DenseColumn) -> pa.DataType:
+    if isinstance(feature, DenseColumn):
+        return pa.float32()
+    return pa.int64() if feature.kind == "single" else pa.list_(pa.int64())
+
+
+def _values(path: Path) -> pa.StringArray:
+    try:
+        return _one(pq.read_table(path, columns=["value"], partitioning=None)["value"])
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{path}: the vocabulary cannot be read ({error}); run the stage that wrote it again") from None
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    chunks = column.chunks
+    return chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks) if chunks else pa.array([], column.type)

@@ -1,0 +1,76 @@
+"""Writes encoded rows as the parts of a dataset."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recdistill.clicklog.schema import PART_ROWS, ROW_GROUP_ROWS, SPLITS, PartRecord, part_key
+from recdistill.clicklog.split import day_name
+from recdistill.files import atomic, file_sha256
+
+
+class PartWriter:
+    """Sorts rows into parts of at most `PART_ROWS` rows of one day and one split. Days must come in order.
+
+    Memory holds one part of each split of the current day.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.records: list[PartRecord] = []
+        self._root = root
+        self._day = ""
+        self._held: dict[int, list[pa.Table]] = defaultdict(list)
+        self._written = [0] * len(SPLITS)
+
+    def add(self, table: pa.Table, days: np.ndarray, splits: np.ndarray) -> None:
+        """Takes encoded rows; `days` counts each row's day from 1970, `splits` is its place in `SPLITS`."""
+        edges = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), len(days)]
+        for start, end in itertools.pairwise(edges):
+            day = day_name(int(days[start]))
+            if day != self._day:
+                self.close()
+                self._day = day
+            for split in range(len(SPLITS)):
+                chosen = table.slice(start, end - start).filter(pa.array(splits[start:end] == split))
+                if chosen.num_rows:
+                    self._hold(split, chosen)
+
+    def close(self) -> None:
+        """Writes what is still held."""
+        for split, held in self._held.items():
+            if held:
+                self._write(split, pa.concat_tables(held))
+        self._held.clear()
+        self._written = [0] * len(SPLITS)
+
+    def _hold(self, split: int, table: pa.Table) -> None:
+        held = self._held[split]
+        held.append(table)
+        if sum(piece.num_rows for piece in held) >= PART_ROWS:
+            rows = pa.concat_tables(held)
+            self._write(split, rows.slice(0, PART_ROWS))
+            self._held[split] = [rows.slice(PART_ROWS)] if rows.num_rows > PART_ROWS else []
+
+    def _write(self, split: int, table: pa.Table) -> None:
+        name, index = SPLITS[split], self._written[split]
+        path = self._root / (part_key(self._day, name, index) + ".parquet")
+        with atomic(path) as partial:
+            pq.write_table(table.combine_chunks(), partial, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+        self._written[split] += 1
+        self.records.append(
+            PartRecord(
+                day=self._day,
+                split=name,
+                index=index,
+                rows=table.num_rows,
+                positives=int(pc.sum(table["label"]).as_py()),
+                sha256=file_sha256(path),
+            )
+        )

@@ -1,0 +1,203 @@
+"""Raw files of a log or of a side table, read as a stream of Arrow record batches.
+
+Text columns of CSV and TSV come as strings, whatever is in them: numbers are read later, where a bad cell can be named.
+A row number in a message counts data rows from 1, the header left out.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from recdistill.config.dataset import Files
+from recdistill.errors import UserError
+
+BATCH_ROWS = 1 << 16
+_BLOCK_BYTES = 1 << 23
+"""A row of a text file must fit into one block."""
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+_ESCAPED = re.compile(r"\[[*?[]\]")
+_FORMATS = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".pq": "parquet"}
+_CODECS = {".gz": "gzip", ".zst": "zstd"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One raw file. `name` is its path below the fixed part of the glob that found it, the same on every machine."""
+
+    path: Path
+    name: str
+    format: str
+    codec: str | None
+
+
+def expand_path(text: str) -> str:
+    """Puts environment variables in place of `${NAME}` and `${NAME:-default}`, the home folder for a leading `~`."""
+
+    def value(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1]) or match[2]
+        if found is None:
+            raise UserError(
+                f"{text}: the environment variable {match[1]} is not set; set it, or name the folder itself"
+            )
+        return found
+
+    return os.path.expanduser(_VARIABLE.sub(value, text))
+
+
+def find(files: Files) -> list[Source]:
+    """The files that `files.paths` name, each once: globs in their order, what one glob finds sorted by path.
+
+    Raises:
+        UserError: a glob finds nothing, a folder is named, or a format cannot be told.
+    """
+    found: dict[Path, Source] = {}
+    for pattern in files.paths:
+        text = expand_path(pattern)
+        literal = os.path.exists(text)
+        paths = [text] if literal else sorted(glob.glob(text, recursive=True))
+        if not paths:
+            raise UserError(f"{text}: no file matches; paths are taken from the folder {Path.cwd()}")
+        if all(os.path.isdir(path) for path in paths):
+            raise UserError(f"{text}: this is a folder; name its files, as in {PurePath(text) / '*.parquet'}")
+        base = os.path.dirname(text) or "." if literal else _fixed_folder(text)
+        for path in map(Path, paths):
+            if path.is_file():
+                found.setdefault(path, _source(path, os.path.relpath(path, base), files))
+    return list(found.values())
+
+
+def column_names(source: Source, files: Files) -> list[str]:
+    """Names of a file's columns, in its order.
+
+    Raises:
+        UserError: the file is empty, damaged or has two columns of one name.
+    """
+    if source.format == "parquet":
+        with _parquet_mistakes(source):
+            names = pq.read_schema(source.path).names
+    elif files.columns is not None:
+        names = files.columns
+    else:
+        with _text_mistakes(source, files, []), _open_text(source, files, None) as reader:
+            names = reader.schema.names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"{source.path}: column {twice[0]!r} is there twice; give every column a name of its own")
+    return names
+
+
+def read(source: Source, files: Files, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Batches of some columns of a file, in the file's order; its header must have them.
+
+    Raises:
+        UserError: the file is empty, damaged, not UTF-8, or a row has too few or too many values.
+    """
+    if source.format == "parquet":
+        with _parquet_mistakes(source), pq.ParquetFile(source.path, buffer_size=1 << 20) as file:
+            yield from file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)
+        return
+    names = column_names(source, files)
+    with _text_mistakes(source, files, names), _open_text(source, files, columns) as reader:
+        yield from reader
+
+
+@contextmanager
+def _open_text(source: Source, files: Files, columns: list[str] | None) -> Iterator[pyarrow.csv.CSVStreamingReader]:
+    """A reader of `columns` as strings; without `columns`, one that is good for its column names only."""
+    delimiter = files.delimiter or ("\t" if source.format == "tsv" else ",")
+    if source.path.stat().st_size == 0:
+        raise UserError(
+            f"{source.path}: the file is empty; expected {'rows' if files.columns else 'a header and rows'}"
+        )
+    with pa.input_stream(str(source.path), compression=source.codec) as stream:
+        yield pyarrow.csv.open_csv(
+            stream,
+            read_options=pyarrow.csv.ReadOptions(
+                use_threads=False, block_size=_BLOCK_BYTES, column_names=files.columns
+            ),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=delimiter,
+                quote_char='"' if files.quoting else False,
+                newlines_in_values=files.quoting,
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                include_columns=columns,
+                column_types=dict.fromkeys(columns or [], pa.string()),
+                null_values=files.nulls,
+                strings_can_be_null=True,
+            ),
+        )
+
+
+@contextmanager
+def _text_mistakes(source: Source, files: Files, names: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        said = str(error).split("\n")[0]
+        header = files.columns is None
+        where = str(source.path)
+        if row := re.search(r"Row #(\d+)", said):
+            number = int(row[1]) - header
+            where += f", row {number}" if number else ", header"
+        if width := re.search(r"Expected (\d+) columns, got (\d+)", said):
+            named = "the header has" if header else "`columns` names"
+            raise UserError(f"{where}: {width[2]} values where {named} {width[1]}; {_hint(files)}") from None
+        if "UTF8" in said:
+            column = re.search(r"column #(\d+)", said)
+            if column and int(column[1]) < len(names):
+                where += f", column {names[int(column[1])]!r}"
+            raise UserError(f"{where}: not text in UTF-8; convert the file, as with iconv -f latin1 -t utf-8") from None
+        if "straddling" in said:
+            size = _BLOCK_BYTES >> 20
+            raise UserError(f"{where}: a row of more than {size} MiB; {_hint(files)}") from None
+        if "Empty CSV" in said:
+            raise UserError(f"{where}: the file holds no line with anything on it") from None
+        kind = f"{source.codec}-compressed {source.format}" if source.codec else source.format
+        raise UserError(f"{where}: cannot be read as {kind} ({said})") from None
+
+
+def _hint(files: Files) -> str:
+    if files.quoting:
+        return "is a quote left open or the delimiter another? See `quoting` and `delimiter`"
+    return "is the delimiter another, or are values quoted? See `delimiter` and `quoting`"
+
+
+@contextmanager
+def _parquet_mistakes(source: Source) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        said = str(error).split("\n")[0]
+        raise UserError(f"{source.path}: cannot be read as Parquet ({said}); is the file whole?") from None
+
+
+def _fixed_folder(pattern: str) -> str:
+    """The folder above the first wildcard of a glob."""
+    parts = PurePath(pattern).parts
+    fixed = 0
+    while fixed < len(parts) - 1 and not glob.has_magic(_ESCAPED.sub("", parts[fixed])):
+        fixed += 1
+    return os.path.join("", *(_ESCAPED.sub(lambda match: match[0][1], part) for part in parts[:fixed])) or "."
+
+
+def _source(path: Path, name: str, files: Files) -> Source:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    codec = _CODECS.get(suffixes[-1]) if suffixes else None
+    inner = suffixes[-2:-1] if codec else suffixes[-1:]
+    kind = files.format or (_FORMATS.get(inner[0]) if inner else None)
+    if kind is None:
+        raise UserError(f"{path}: the suffix does not tell the format; say `format: csv`, `tsv` or `parquet`")
+    if kind == "parquet" and codec is not None:
+        raise UserError(f"{path}: Parquet is compressed inside; unpack the file")
+    return Source(path, PurePath(name).as_posix(), kind, codec)

@@ -1,0 +1,258 @@
+"""The job's `dataset:` section: where the click log is and what its columns mean."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from recdistill.config.base import NAME, Section, expand
+
+
+class Files(Section):
+    """Files of one table. Suffixes .gz and .zst are read as they are.
+
+    `paths` are globs; a shell-style default is understood: `${RECDISTILL_DATA:-../shared/data}/frappe/*.parquet`.
+    """
+
+    paths: list[str] = Field(min_length=1)
+    format: Literal["csv", "tsv", "parquet"] | None = None
+    """By suffix when absent."""
+    columns: list[str] | None = None
+    """Names of the columns of a text file without a header, in order; Parquet has its own."""
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    """What stands between two values of a text file: comma for csv, tab for tsv when absent."""
+    quoting: bool = True
+    """Whether `"` around a value of a text file is not part of it, so that a delimiter or a line break may be."""
+    nulls: list[str] = ["", "NA", "N/A", "null", "NULL", "NaN", "nan", "\\N"]
+
+    @field_validator("paths", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _spell_out(cls, value: Any) -> Any:
+        return value if value is None else expand(value)
+
+
+class Join(Files):
+    """A side table (users, items) joined to the log on one column; it must fit in memory."""
+
+    on: str
+    key: str | None = None
+    """The side table's own name for `on`, where it differs."""
+    take: list[str] | None = None
+    """Columns to take; all but the key when absent."""
+
+
+class Simulation(Section):
+    """A generated log in place of files; see `recdistill.clicklog.simulate`."""
+
+    rows: int = Field(200_000, ge=100)
+    """Impressions, before `negative_keep_rate`; spread evenly over days."""
+    days: int = Field(10, ge=3, le=3650)
+    first_day: str = "2026-01-01"
+    users: int = Field(500, ge=2)
+    """At any one time, as `items` are; those who leave are replaced by new ones."""
+    items: int = Field(300, ge=2)
+    domains: int = Field(4, ge=1, le=64)
+    drift: float = Field(0.1, ge=0, le=1)
+    """How far tastes and popularity move from one day to the next; 0 is a world that stands still."""
+    negative_keep_rate: float = Field(1.0, gt=0, le=1)
+    """The fraction of negatives that are written to the log, chosen at random."""
+    seed: int = Field(0, ge=0)
+
+    @field_validator("first_day", mode="before")
+    @classmethod
+    def _is_a_day(cls, value: Any) -> str:
+        try:
+            day = date.fromisoformat(str(value))
+        except ValueError:
+            raise ValueError(f"{value!r} is not a day; expected one like 2026-01-01") from None
+        if not 1971 <= day.year <= 2200:
+            raise ValueError(f"{value!r} is out of range; expected a day in the years 1971 to 2200")
+        return day.isoformat()
+
+
+class Label(Section):
+    """What makes a row positive: the column's value itself (0 or 1), or a comparison."""
+
+    column: str = "label"
+    at_least: float | None = None
+    equals: str | None = None
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Label:
+        if self.at_least is not None and self.equals is not None:
+            raise ValueError("give `at_least` or `equals`, not both")
+        return self
+
+
+class Time(Section):
+    """The column that orders rows. `order` is a rank with no clock: rows have an order but no day."""
+
+    column: str
+    unit: Literal["s", "ms", "us", "datetime", "order"]
+
+
+class Split(Section):
+    """Which rows train, validate and test.
+
+    - `days`: the last `test` days, the `validation` days before them, the rest trains (whole numbers);
+    - `random`: fractions of rows, by a salted hash of `example_id`;
+    - `user_order`: each user's last `test` fraction, the `validation` fraction before it, the rest trains;
+    - `order`: fractions of the log in its own order.
+    """
+
+    by: Literal["days", "random", "user_order", "order"]
+    validation: float = Field(gt=0)
+    test: float = Field(gt=0)
+    user: str | None = None
+    """The user column, for `user_order`."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Split:
+        if self.by == "days":
+            if self.validation % 1 or self.test % 1:
+                raise ValueError("with `by: days`, validation and test are whole numbers of days")
+        elif self.validation + self.test >= 1:
+            raise ValueError(f"with `by: {self.by}`, validation + test are fractions below 1 together")
+        if (self.by == "user_order") != (self.user is not None):
+            raise ValueError("`user` names the user column with `by: user_order`, and only there")
+        return self
+
+
+class Hash(Section):
+    """Hashing in place of a vocabulary: value -> 1 + hash(salt, value) % size."""
+
+    size: int = Field(ge=1, le=2**40)
+    salt: int = 0
+
+
+class _Ids(Section):
+    column: str | None = None
+    """The log's column; the feature's own name when absent."""
+    min_count: int = Field(1, ge=1)
+    """A value seen fewer times in training rows is out of vocabulary."""
+    max_values: int | None = Field(None, ge=1)
+    """Keep at most this many of the most frequent values."""
+    hash: Hash | None = None
+    share: str | None = None
+    """The feature whose vocabulary and embedding table this one uses."""
+
+
+class Single(_Ids):
+    """One id a row."""
+
+    kind: Literal["single"]
+
+
+class Bag(_Ids):
+    """Any number of ids a row: a list column, or text cut at `delimiter`."""
+
+    kind: Literal["bag"]
+    delimiter: str | None = Field(None, min_length=1)
+    """Blanks around what it cuts out are dropped, and so are empty pieces."""
+    max_length: int = Field(100, ge=1)
+
+
+class History(Section):
+    """The ids of feature `of` that this user had before this row, newest first, sharing that feature's table.
+
+    Only rows with an earlier time count, never this row's own label. `outcome` says which of them.
+    """
+
+    kind: Literal["history"]
+    user: str
+    of: str
+    last: int = Field(20, ge=1, le=1000)
+    outcome: Literal["positive", "negative", "any"] = "positive"
+
+
+class Dense(Section):
+    """A number: `log` is sign(x) * log(1 + |x|); then zero mean, unit variance over training rows.
+
+    A missing or infinite value becomes 0 (the mean) and is counted.
+    """
+
+    kind: Literal["dense"]
+    column: str | None = None
+    transform: Literal["none", "log"] = "none"
+    standardise: bool = True
+
+
+class Bucket(Section):
+    """A number cut at its training quantiles into `bins` ids; a missing value is an empty bag."""
+
+    kind: Literal["bucket"]
+    column: str | None = None
+    bins: int = Field(20, ge=2, le=10_000)
+
+
+RESERVED = frozenset({"example_id", "label", "weight", "time", "true_probability"})
+"""Columns that every dataset may have beside its features."""
+
+Feature = Annotated[Single | Bag | History | Dense | Bucket, Field(discriminator="kind")]
+
+
+class Dataset(Section):
+    """The job's `dataset:` section."""
+
+    log: Files | None = None
+    simulate: Simulation | None = None
+    joins: list[Join] = []
+    label: Label = Label()
+    weight: str | None = None
+    time: Time | None = None
+    example_id: str | None = None
+    """The column that names a row; derived from file name and row number when absent."""
+    true_probability: str | None = None
+    """A simulated log's own click probability: kept for the report, never a feature."""
+    negative_keep_rate: float = Field(1.0, gt=0, le=1)
+    """The fraction of negatives that survived sampling into this log."""
+    split: Split
+    features: dict[Annotated[str, Field(pattern=NAME)], Feature] = Field(min_length=1)
+    minimum_rows_per_day: int = Field(1, ge=0)
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _spell_out(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        out: dict[str, Any] = {}
+        for names, feature in value.items():
+            for name in expand(str(names)):
+                if name in out:
+                    raise ValueError(f"feature {name!r} is given twice")
+                out[name] = feature
+        return out
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Dataset:
+        if (self.log is None) == (self.simulate is None):
+            raise ValueError("give either `log` (files) or `simulate`")
+        for name, feature in self.features.items():
+            if name in RESERVED:
+                raise ValueError(f"feature {name!r} has a name that the dataset itself uses: name it otherwise")
+            column = None if isinstance(feature, History) else feature.column or name
+            if column is not None and column in (self.label.column, self.true_probability):
+                raise ValueError(f"feature {name!r} reads the label or the true probability, which would give it away")
+            other = feature.of if isinstance(feature, History) else getattr(feature, "share", None)
+            if other is not None and not isinstance(self.features.get(other), Single | Bag):
+                raise ValueError(f"feature {name!r} refers to {other!r}, which is no single or bag feature here")
+            if isinstance(feature, History) and self.time is None:
+                raise ValueError(f"feature {name!r} is a history, which needs `time` to know what came before")
+            if isinstance(feature, Single | Bag) and feature.share is not None:
+                if getattr(self.features[feature.share], "share", None) is not None:
+                    raise ValueError(f"feature {name!r} shares with {feature.share!r}, which itself shares")
+                if feature.min_count > 1 or feature.max_values or feature.hash:
+                    raise ValueError(f"feature {name!r} shares: give min_count, max_values or hash to the other one")
+        if self.split.by == "days" and (self.time is None or self.time.unit == "order"):
+            raise ValueError("`split: {by: days}` needs `time` with a clock (s, ms, us or datetime)")
+        if self.split.by == "user_order" and self.time is None:
+            raise ValueError("`split: {by: user_order}` needs `time`")
+        return self

@@ -1,0 +1,106 @@
+"""The whole job: what is read, who teaches, who learns, how that is judged."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from recdistill.config.base import NAME, Section, nearest
+from recdistill.config.dataset import Dataset, Dense
+from recdistill.config.models import FileTeacher, Student, Teachers, Train
+
+Method = Literal["alone", "single", "mean", "hint", "confidence", "diverse"]
+METHODS: tuple[Method, ...] = ("alone", "single", "mean", "hint", "confidence", "diverse")
+
+
+class Diverse(Section):
+    """Settings of the question-and-answer module (METHOD: Liu et al., arXiv 2402.14035)."""
+
+    teacher_dim: int = Field(16, ge=1)
+    """Width of the learned embedding of each teacher."""
+    question_width: int = Field(64, ge=1)
+    """Hidden width of the question and answer augmenters."""
+    align_weight: float = Field(0.1, ge=0)
+    answer_weight: float = Field(0.5, ge=0)
+    keep: float = Field(1.0, gt=0, le=1)
+    """The fraction of (row, teacher) pairs that are asked; the least important are skipped."""
+
+
+class Tune(Section):
+    """A search on validation NE, the same number of trials for every method, before the seeds are run."""
+
+    trials: int = Field(1, ge=1)
+    """1 takes the settings as they stand."""
+    embedding_rate: list[float] = []
+    dense_rate: list[float] = []
+    soft_weight: list[float] = []
+    """Ignored by `alone`, which spends its trials on the other lists."""
+    seed: int = Field(0, ge=0)
+
+
+class Distill(Section):
+    """The job's `distill:` section."""
+
+    methods: list[Method] = Field(list(METHODS), min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2, 3, 4], min_length=1)
+    soft_weight: float = Field(1.0, ge=0)
+    """Weight of what teachers say beside the click loss; not tied to 1 - a (Rec-Distill)."""
+    train: Train = Train()
+    diverse: Diverse = Diverse()
+    tune: Tune = Tune()
+
+    @model_validator(mode="after")
+    def _has_alone(self) -> Distill:
+        if "alone" not in self.methods:
+            raise ValueError("`methods` must hold `alone`: without it there is no gap to speak of")
+        if len(set(self.methods)) < len(self.methods) or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("`methods` and `seeds` must not repeat")
+        return self
+
+
+class Evaluate(Section):
+    """The job's `evaluate:` section."""
+
+    resamples: int = Field(1000, ge=100)
+    """Bootstrap resamples behind every interval."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    slices: list[str] = []
+    """Single features whose values are reported apart (the 20 most frequent)."""
+    seed: int = Field(0, ge=0)
+
+
+class Job(Section):
+    """A distillation job, as read from YAML."""
+
+    name: Annotated[str, Field(pattern=NAME)]
+    dataset: Dataset
+    teachers: Teachers
+    student: Student = Student()
+    distill: Distill = Distill()
+    evaluate: Evaluate = Evaluate()
+    workers: int = Field(0, ge=0)
+    """Processes that train models side by side, one thread each; 0 is one a core."""
+
+    @model_validator(mode="after")
+    def _features_exist(self) -> Job:
+        known = self.dataset.features
+        asked = [("student", self.student.features)]
+        asked += [
+            (f"teachers.members.{name}", member.features)
+            for name, member in self.teachers.members.items()
+            if not isinstance(member, FileTeacher)
+        ]
+        asked.append(("evaluate.slices", self.evaluate.slices))
+        problems = []
+        for where, names in asked:
+            for name in names or []:
+                if name not in known:
+                    problems.append(f"{where}: no feature {name!r} in dataset.features{nearest(name, known)}")
+            if names and where != "evaluate.slices" and all(isinstance(known.get(name), Dense) for name in names):
+                problems.append(f"{where}: needs at least one feature that is not dense")
+        if self.teachers.regime in ("later_days", "prequential") and self.dataset.split.by != "days":
+            problems.append(f"teachers.regime: {self.teachers.regime} needs dataset.split: {{by: days}}")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self

@@ -1,0 +1,140 @@
+"""The job's sections that describe models: how one is built, how one is trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from recdistill.config.base import NAME, Section, expand
+
+Width = Annotated[int, Field(ge=1, le=65_536)]
+Rate = Annotated[float, Field(gt=0, le=10)]
+
+
+class Train(Section):
+    """How a model is trained: tables by fused row-wise Adagrad, everything dense by Adam.
+
+    Training stops after `patience` checks on validation rows without a better NE; the best check is kept.
+    """
+
+    batch_size: int = Field(1024, ge=1)
+    epochs: int = Field(10, ge=1)
+    checks_per_epoch: int = Field(1, ge=1)
+    patience: int = Field(2, ge=1)
+    embedding_rate: Rate = 0.05
+    dense_rate: Rate = 1e-3
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled, on dense weights (AdamW)."""
+
+
+class Architecture(Section):
+    """A DLRM: embedding bags, an MLP for dense features, an interaction, an MLP on top.
+
+    `dot` is every pairwise dot product (Naumov et al. 2019), `cross` is DCN-v2 (Wang et al. 2021), `none` concatenates.
+    """
+
+    bottom: list[Width] = [64]
+    """Hidden widths for dense features; the last layer, as wide as the embeddings, is added."""
+    interaction: Literal["dot", "cross", "none"] = "dot"
+    cross_layers: int = Field(2, ge=1, le=8)
+    top: list[Width] = Field([256, 128], min_length=1)
+    """Hidden widths after the interaction. The last is what a distillation module sees."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class _Member(Section):
+    features: list[str] | None = None
+    """What this teacher sees; every feature when absent. Short forms (`C1..C26`) are understood."""
+    rows: dict[str, list[str]] | None = None
+    """A domain expert's rows: single features and the raw values that select them. It answers there only."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_out(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("features") is not None:
+            return {**value, "features": expand(value["features"])}
+        return value
+
+
+class DlrmTeacher(_Member, Architecture):
+    """A DLRM trained here on TorchRec."""
+
+    kind: Literal["dlrm"]
+    dim: Annotated[int, Field(ge=4, multiple_of=4)] = 64
+    seed: int = Field(0, ge=0)
+    train: Train = Train()
+
+
+class SklearnTeacher(_Member):
+    """Any scikit-learn classifier, fitted in memory on at most `max_rows` rows.
+
+    `encode: target` gives the classifier each id's smoothed training click rate (scikit-learn's TargetEncoder)
+    and, per bag, the mean over its ids; that is what lets trees use large vocabularies.
+    """
+
+    kind: Literal["sklearn"]
+    model: str = "sklearn.ensemble.HistGradientBoostingClassifier"
+    params: dict[str, Any] = {}
+    max_rows: int = Field(2_000_000, ge=100)
+    seed: int = Field(0, ge=0)
+
+
+class FileTeacher(Section):
+    """A teacher known only by what it said: Parquet with `example_id`, `logit` and, if any, `embedding`."""
+
+    kind: Literal["file"]
+    paths: list[str] = Field(min_length=1)
+    negative_keep_rate: float = Field(1.0, gt=0, le=1)
+    """The keep-rate of the log it was trained on; its logits are moved to this dataset's own."""
+    seen: Literal["unseen", "in_sample"] = "unseen"
+    """Whether it was trained on the training rows that it scores here."""
+
+
+Member = Annotated[DlrmTeacher | SklearnTeacher | FileTeacher, Field(discriminator="kind")]
+MemberName = Annotated[str, Field(pattern=NAME)]
+
+
+class Teachers(Section):
+    """The job's `teachers:` section: the committee, and which rows each member may score.
+
+    - `later_days`: trained on the first `teacher_days` of the training days, scores all later rows;
+    - `prequential`: scores each day before it learns from it;
+    - `out_of_fold`: `folds` versions, each scores the fold it has not seen; a final one for validation and test;
+    - `in_sample`: scores its own training rows; an ablation, and the report says so.
+    """
+
+    regime: Literal["later_days", "prequential", "out_of_fold", "in_sample"]
+    folds: int = Field(5, ge=2, le=50)
+    teacher_days: float = Field(0.5, gt=0, lt=1)
+    """For `later_days`: the fraction of training days that teachers learn from."""
+    foundation: MemberName = "foundation"
+    members: dict[MemberName, Member] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _has_foundation(self) -> Teachers:
+        if not isinstance(self.members.get(self.foundation), DlrmTeacher):
+            raise ValueError(f"the foundation {self.foundation!r} must be one of the members, of kind dlrm")
+        if self.members[self.foundation].rows is not None:  # type: ignore[union-attr]
+            raise ValueError(f"the foundation {self.foundation!r} must answer every row: give it no `rows`")
+        return self
+
+
+class Student(Architecture):
+    """The job's `student:` section. The solver chooses `dim` and table sizes to fit `compression`."""
+
+    compression: float = Field(38, gt=0)
+    """The foundation teacher's parameters over the student's, tables included."""
+    dim: Annotated[int, Field(ge=4, multiple_of=4)] | None = None
+    """A multiple of four, as fused kernels want it; the largest that fits when absent."""
+    top: list[Width] = Field([32], min_length=1)
+    bottom: list[Width] = []
+    features: list[str] | None = None
+    """What the student sees; every feature when absent."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_out(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("features") is not None:
+            return {**value, "features": expand(value["features"])}
+        return value

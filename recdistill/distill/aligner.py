@@ -1,0 +1,154 @@
+"""The question-and-answer aligner: a committee's answers, translated into the student's own representation.
+
+After DiverseDistill (Liu et al., arXiv 2402.14035), restated for click models. Per row, with h the student's last
+hidden activation, E_i a learned embedding of teacher i, z_i its cached embedding, t_i its calibrated logit:
+
+    importance   p   = softmax_i(E_i W h / sqrt(de)), over the teachers that answered
+    question     q_i = Q([h; E_i]), in teacher i's own space
+    answer       a_i = U_i(z_i + q_i) through its frozen upper layers, or attention of q_i over z_i where it has none
+    translation  b_i = A([a_i; t_i; E_i]), in the student's space
+    loss         soft(s, sum p_i t_i) + align * sum p_i |dir(h) - dir(b_i)|^2
+                 + answer * (task(head(sum p_i b_i)) + task(sum p_i t_i))
+
+In the first two terms p and b_i are constants: a teacher teaches, it does not move towards its student. The last term
+grounds both: translations must be useful to the student's own head, and importance must weigh the teachers so that
+their sum predicts clicks. It can be trusted because teachers have not seen these rows' labels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from recdistill.clicklog.batches import Batch
+from recdistill.config.job import Diverse
+from recdistill.distill.committee import Answers, Member, answers
+from recdistill.distill.losses import direction_distance, masked_softmax, soft_click_loss
+from recdistill.distill.methods import Method
+from recdistill.models.task import click_loss
+
+TOKEN = 8
+"""A cached embedding without upper layers is attended to in pieces of this width."""
+
+
+class QAAligner(Method):
+    """The `diverse` method. `asked` and `pairs` count (row, teacher) pairs answered and possible while training."""
+
+    reads = "embeddings"
+
+    def __init__(self, members: list[Member], hidden: int, weight: float, settings: Diverse) -> None:
+        super().__init__(members, hidden, weight)
+        self.settings = settings
+        width, de = settings.question_width, settings.teacher_dim
+        self.teachers = nn.Parameter(torch.randn(len(members), de) * 0.1)
+        self.importance_of = nn.Linear(hidden, de, bias=False)
+        self.question_row = nn.Linear(hidden, width)
+        self.question_teacher = nn.Linear(de, width, bias=False)
+        self.questions = nn.ModuleList(
+            nn.Linear(width, member.dim) if member.dim else nn.Identity() for member in members
+        )
+        answerers = [_answerer(member) for member in members]
+        self.answerers = nn.ModuleList(answerers)
+        self.answer_rows = nn.ModuleList(nn.Linear(part.answer_dim + 1, width) for part in answerers)
+        self.answer_teacher = nn.Linear(de, width, bias=False)
+        self.translate = nn.Linear(width, hidden)
+        self.asked = self.pairs = 0
+
+    def importance(self, hidden: Tensor, present: Tensor) -> Tensor:
+        """How much each teacher's answer counts, float32 [B, n]; rows sum to 1, or to 0 where nobody answered."""
+        score = self.importance_of(hidden) @ self.teachers.T / math.sqrt(self.settings.teacher_dim)
+        return masked_softmax(score, present)
+
+    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
+        """The loss above, a scalar."""
+        said = answers(batch, self.members, embedding=True)
+        asked = said.present
+        p = self.importance(hidden.detach(), asked)
+        if self.settings.keep < 1:
+            asked = asked & self._most_important(p.detach(), said.present)
+            p = p * asked
+            p = p / p.sum(1, keepdim=True).clamp_min(1e-12)
+        self.asked += int(asked.sum())
+        self.pairs += int(said.present.sum())
+        translated = self._translations(hidden, said, asked)
+
+        answered = batch.weight * asked.any(1)
+        committee = (p * said.logit).sum(1)
+        soft = soft_click_loss(logit, committee.detach().sigmoid(), answered)
+        distance = direction_distance(hidden[:, None], translated.detach())
+        align = ((p.detach() * distance).sum(1) * answered).sum() / answered.sum().clamp_min(1e-12)
+        grounded = head((p[:, :, None] * translated).sum(1)).squeeze(1)
+        ground = click_loss(grounded, batch) + soft_click_loss(committee, batch.label, answered)
+        return self.weight * soft + self.settings.align_weight * align + self.settings.answer_weight * ground
+
+    def _translations(self, hidden: Tensor, said: Answers, asked: Tensor) -> Tensor:
+        """Every teacher's answer in the student's space, [B, n, ds]; zeros where it was not asked."""
+        row = self.question_row(hidden)
+        own_question, own_answer = self.question_teacher(self.teachers), self.answer_teacher(self.teachers)
+        out = []
+        for i, answerer in enumerate(self.answerers):
+            rows = asked[:, i].nonzero().squeeze(1)
+            everyone = len(rows) == len(row)
+            z = said.embedding[i] if everyone else said.embedding[i][rows]
+            t = said.logit[:, i : i + 1] if everyone else said.logit[rows, i : i + 1]
+            question = self.questions[i]((row if everyone else row[rows]).add(own_question[i]).relu())
+            answer = torch.cat([answerer(z, question), t], dim=1)
+            b = self.translate((self.answer_rows[i](answer) + own_answer[i]).relu())
+            out.append(b if everyone else b.new_zeros(len(row), b.shape[1]).index_copy(0, rows, b))
+        return torch.stack(out, dim=1)
+
+    def _most_important(self, p: Tensor, present: Tensor) -> Tensor:
+        """The `keep` fraction of the batch's present pairs with the largest importance; each row's best is kept."""
+        keep = max(1, round(self.settings.keep * int(present.sum())))
+        threshold = p[present].topk(keep).values[-1] if bool(present.any()) else 0.0
+        return (p >= threshold) | (p == p.max(1, keepdim=True).values)
+
+
+class _Interactive(nn.Module):
+    """Answers through the teacher's frozen upper layers."""
+
+    def __init__(self, member: Member) -> None:
+        super().__init__()
+        assert member.upper is not None
+        self.upper, self.answer_dim = member.upper, member.upper.answer_dim
+
+    def forward(self, z: Tensor, question: Tensor) -> Tensor:
+        """[K, dim] and [K, dim] to [K, answer_dim]."""
+        return self.upper(z + question)
+
+
+class _Attending(nn.Module):
+    """The question attends over pieces of the cached embedding, each with a learned place."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.tokens = -(-dim // TOKEN)
+        self.pad = self.tokens * TOKEN - dim
+        self.place = nn.Parameter(torch.randn(self.tokens, TOKEN) * 0.1)
+        self.key, self.value = nn.Linear(TOKEN, TOKEN), nn.Linear(TOKEN, TOKEN)
+        self.query = nn.Linear(dim, TOKEN)
+        self.answer_dim = TOKEN + dim
+
+    def forward(self, z: Tensor, question: Tensor) -> Tensor:
+        """[K, dim] and [K, dim] to [K, answer_dim]: what was attended to, beside the embedding itself."""
+        pieces = nn.functional.pad(z, (0, self.pad)).view(len(z), self.tokens, TOKEN) + self.place
+        score = (self.key(pieces) @ self.query(question)[:, :, None]).squeeze(2) / math.sqrt(TOKEN)
+        return torch.cat([(score.softmax(1)[:, :, None] * self.value(pieces)).sum(1), z], dim=1)
+
+
+class _Silent(nn.Module):
+    """A teacher with a logit and nothing else."""
+
+    answer_dim = 0
+
+    def forward(self, z: Tensor, question: Tensor) -> Tensor:
+        """[K, 0]."""
+        return z
+
+
+def _answerer(member: Member) -> _Interactive | _Attending | _Silent:
+    if member.upper is not None:
+        return _Interactive(member)
+    return _Attending(member.dim) if member.dim else _Silent()

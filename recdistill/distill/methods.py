@@ -1,0 +1,125 @@
+"""The baselines: what each adds to the student's click loss. `diverse`, in `aligner.py`, is one more of the kind.
+
+Every method is a module whose `forward(hidden, logit, head, batch)` returns the loss that teachers add. It is trained
+beside the student and thrown away after it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from recdistill.clicklog.batches import Batch
+from recdistill.distill.committee import Member, answers
+from recdistill.distill.losses import direction_distance, masked_mean, soft_click_loss
+from recdistill.models.dlrm import DLRM
+from recdistill.models.task import click_loss
+
+
+class Method(nn.Module):
+    """A way to learn from teachers.
+
+    `reads` says what the cache must be read for. `weight` is the weight of the teachers' loss beside the click loss.
+    """
+
+    reads: ClassVar[Literal["nothing", "logits", "embeddings"]] = "logits"
+
+    def __init__(self, members: list[Member], hidden: int, weight: float) -> None:
+        super().__init__()
+        self.members, self.weight = members, weight
+
+    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
+        """The teachers' loss, a scalar.
+
+        `hidden` [B, ds] and `logit` [B] are the student's, `head` its last layer (hidden to logit).
+        """
+        raise NotImplementedError
+
+
+class Alone(Method):
+    """No teacher."""
+
+    reads = "nothing"
+
+    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
+        """Zero."""
+        return logit.new_zeros(())
+
+
+class Single(Method):
+    """The foundation's soft labels (Hinton et al. 2015); the foundation is the first member."""
+
+    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy against the foundation's probability, where it answered."""
+        said = answers(batch, self.members[:1], embedding=False)
+        weight = batch.weight * said.present[:, 0]
+        return self.weight * soft_click_loss(logit, said.logit[:, 0].sigmoid(), weight)
+
+
+class Mean(Method):
+    """The mean of the committee's logits as the one soft label."""
+
+    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy against the probability of the mean logit of those who answered."""
+        said = answers(batch, self.members, embedding=False)
+        mean, any_answer = masked_mean(said.logit, said.present)
+        return self.weight * soft_click_loss(logit, mean.sigmoid(), batch.weight * any_answer)
+
+
+class Confidence(Method):
+    """Per-row weights from each teacher's own loss (CA-MKD, Zhang et al. 2022).
+
+    w_i = (1 - exp(l_i) / sum_j exp(l_j)) / (n - 1) with l_i the log loss of teacher i on the row, over those present.
+    """
+
+    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
+        """Sum over teachers of w_i times the cross-entropy against teacher i."""
+        said = answers(batch, self.members, embedding=False)
+        label = batch.label[:, None].expand_as(said.logit)
+        own = nn.functional.binary_cross_entropy_with_logits(said.logit, label, reduction="none")
+        odds = own.exp() * said.present
+        trust = (1 - odds / odds.sum(1, keepdim=True).clamp_min(1e-12)) * said.present
+        trust = torch.where(said.present.sum(1, keepdim=True) > 1, trust, said.present.to(trust.dtype))
+        trust = trust / trust.sum(1, keepdim=True).clamp_min(1e-12)
+        target = (trust * said.logit.sigmoid()).sum(1)
+        # Cross-entropy is linear in the target, so the weighted sum of losses is the loss against the weighted sum.
+        return self.weight * soft_click_loss(logit, target, batch.weight * said.present.any(1))
+
+
+class Hint(Method):
+    """Feature regression from the student's hidden activation by one linear projector a teacher (FitNets, 2015)."""
+
+    reads = "embeddings"
+
+    def __init__(self, members: list[Member], hidden: int, weight: float) -> None:
+        super().__init__(members, hidden, weight)
+        self.projectors = nn.ModuleList(nn.Linear(hidden, member.dim) for member in members if member.dim)
+
+    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
+        """Mean over teachers of the squared distance of directions between projection and embedding."""
+        said = answers(batch, self.members, embedding=True)
+        total = logit.new_zeros(())
+        seen = [(i, z) for i, z in enumerate(said.embedding) if z.shape[1]]
+        for (i, z), projector in zip(seen, self.projectors, strict=True):
+            weight = batch.weight * said.present[:, i]
+            distance = direction_distance(projector(hidden), z)
+            total = total + (weight * distance).sum() / weight.sum().clamp_min(1e-12)
+        return self.weight * total / max(1, len(seen))
+
+
+class Distiller(nn.Module):
+    """A student and the method it learns by; `forward` is the loss, so that the training loop can drive it."""
+
+    student: DLRM
+    method: Method
+
+    def __init__(self, student: DLRM, method: Method) -> None:
+        super().__init__()
+        self.student, self.method = student, method
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Click loss plus the teachers' loss, a scalar."""
+        logit, hidden = self.student(batch)
+        return click_loss(logit, batch) + self.method(hidden, logit, self.student.head, batch)

@@ -1,0 +1,162 @@
+"""Training one student by one method with one seed, and what it says about validation and test rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from recdistill.clicklog.batches import Rows, batches
+from recdistill.clicklog.schema import Dataset, SplitName
+from recdistill.config.job import Distill
+from recdistill.config.job import Method as MethodName
+from recdistill.distill.aligner import QAAligner
+from recdistill.distill.committee import Member
+from recdistill.distill.methods import Alone, Confidence, Distiller, Hint, Mean, Method, Single
+from recdistill.files import atomic, write_json
+from recdistill.models.dlrm import DLRM
+from recdistill.models.frozen import save_model
+from recdistill.models.shape import Shape
+from recdistill.models.sharding import device
+from recdistill.models.task import normalised_entropy, score
+from recdistill.models.trainer import Position, fit, load_best
+from recdistill.teachers.protocol import open_upper
+from recdistill.teachers.shards import TeacherCache, joined
+from recdistill.teachers.versions import FINAL
+
+SCORING_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What every distillation of a job works from."""
+
+    dataset: Path
+    teachers: Path
+    caches: Path
+    foundation_first: tuple[str, ...]
+    """Names of the committee's members, the foundation first."""
+    shape: Shape
+
+    def open(self) -> tuple[Dataset, list[TeacherCache], list[Member]]:
+        """The dataset, the caches and the members with their frozen upper layers."""
+        dataset = Dataset(self.dataset)
+        caches = [TeacherCache(self.caches / name, dataset) for name in self.foundation_first]
+        members = []
+        for cache in caches:
+            folder = self.teachers / cache.name / FINAL
+            members.append(Member(cache.name, cache.dim, open_upper(folder) if folder.exists() else None))
+        return dataset, caches, members
+
+
+def make_method(name: MethodName, members: list[Member], hidden: int, settings: Distill) -> Method:
+    """The method of this name for a student whose last hidden activation is `hidden` wide."""
+    if name == "diverse":
+        return QAAligner(members, hidden, settings.soft_weight, settings.diverse)
+    kinds: dict[str, type[Method]] = {
+        "alone": Alone,
+        "single": Single,
+        "mean": Mean,
+        "hint": Hint,
+        "confidence": Confidence,
+    }
+    return kinds[name](members, hidden, settings.soft_weight)
+
+
+def distill_one(materials: Materials, name: MethodName, seed: int, settings: Distill, label: str, out: Path) -> None:
+    """Trains a student into the work folder `out`: the model, its predictions, `training.json`.
+
+    Raises `RuntimeError` if any number of a frozen teacher changed on the way; nothing may do that.
+    """
+    dataset, caches, members = materials.open()
+    distiller, position = train_student(dataset, caches, members, materials.shape, name, seed, settings, label, out)
+    student = distiller.student
+    save_model(student, out)
+    for split in ("validation", "test"):
+        write_predictions(distiller, dataset, split, out / f"{split}.parquet")
+    write_json(
+        out / "training.json",
+        {
+            "method": name,
+            "seed": seed,
+            "parameters": materials.shape.parameters(),
+            "validation_ne": position.checks[position.best],
+            "checks": position.checks,
+            "losses": position.losses,
+        },
+    )
+
+
+def train_student(
+    dataset: Dataset,
+    caches: list[TeacherCache],
+    members: list[Member],
+    shape: Shape,
+    name: MethodName,
+    seed: int,
+    settings: Distill,
+    label: str,
+    out: Path,
+) -> tuple[Distiller, Position]:
+    """The best check of a student and its method, unsharded, and how the training went."""
+
+    def build() -> Distiller:
+        torch.manual_seed(seed)
+        student = DLRM(shape)
+        return Distiller(student, make_method(name, members, shape.top[-1], settings))
+
+    distiller = build()
+    reads = distiller.method.reads
+    join = None if reads == "nothing" else joined(caches, embedding=reads == "embeddings")
+    before = _frozen(members)
+    train = Rows("train")
+    position = fit(
+        distiller,
+        lambda generator: batches(
+            dataset, train, settings.train.batch_size, shuffle=generator, join=join, features=shape.features
+        ),
+        -(-dataset.rows("train") // settings.train.batch_size),
+        lambda m: normalised_entropy(
+            score(m.student, batches(dataset, Rows("validation"), SCORING_BATCH, features=shape.features))
+        ),
+        settings.train,
+        out / "training",
+        seed,
+        label,
+    )
+    best = load_best(build(), out / "training")
+    if any(not torch.equal(a, b) for a, b in zip(before, _frozen(members), strict=True)):
+        raise RuntimeError(f"{label}: a frozen teacher was changed by the training of a student")
+    return best, position
+
+
+@torch.no_grad()
+def write_predictions(distiller: Distiller, dataset: Dataset, split: SplitName, path: Path) -> None:
+    """`example_id`, `logit` and, from the aligner, `importance.<teacher>`: rows in the dataset's own order."""
+    student = distiller.student.to(device())
+    aligner = distiller.method if isinstance(distiller.method, QAAligner) else None
+    names = [f"importance.{member.name}" for member in aligner.members] if aligner else []
+    schema = pa.schema([("example_id", pa.int64()), ("logit", pa.float32()), *((name, pa.float32()) for name in names)])
+    stream = batches(dataset, Rows(split), SCORING_BATCH, features=student.shape.features)
+    with atomic(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        for batch in stream:
+            logit, hidden = student(batch.to(device()))
+            columns = [_column(logit)]
+            if aligner:
+                everyone = torch.ones(len(batch), len(names), dtype=torch.bool, device=hidden.device)
+                columns += [_column(part) for part in aligner.to(device()).importance(hidden, everyone).T]
+            writer.write_table(pa.table([pa.array(batch.example_id.numpy()), *columns], schema=schema))
+
+
+def _column(values: Tensor) -> pa.Array:
+    return pa.array(np.ascontiguousarray(values.cpu().numpy()), pa.float32())
+
+
+def _frozen(members: list[Member]) -> list[Tensor]:
+    """A copy of every number of the committee that takes part in training."""
+    return [value.detach().clone() for m in members if m.upper is not None for value in m.upper.state_dict().values()]

@@ -1,0 +1,44 @@
+"""A report's warnings: sentences for whoever is about to believe it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+ENOUGH_ROWS = 1000
+"""Of each class: fewer make a small test set."""
+ENOUGH_SEEDS = 5
+
+
+def caveats(report: dict[str, Any]) -> list[str]:
+    """What weakens the report (report.json's content without its warnings); empty when nothing does."""
+    return [*_on_training(report), *_on_rows(report), *_on_models(report)]
+
+
+def _on_training(report: dict[str, Any]) -> Iterator[str]:
+    seeds = len(report["seeds"])
+    if report["regime"] == "in_sample":
+        yield "Teachers scored rows that they were trained on (regime in_sample): an ablation, not evidence."
+    if seeds < ENOUGH_SEEDS:
+        yield f"Seeds: {seeds}; a figure to quote needs at least {ENOUGH_SEEDS}."
+    if seeds == 1:
+        yield "With one seed, intervals leave out how much a student changes from one training to the next."
+
+
+def _on_rows(report: dict[str, Any]) -> Iterator[str]:
+    positives = report["dataset"]["test_positives"]
+    fewest = min(positives, report["dataset"]["rows"]["test"] - positives)
+    if not fewest:
+        yield "The test rows hold one class only: AUC, NE and every gap are undefined."
+        return
+    if fewest < ENOUGH_ROWS:
+        yield f"The test set is small: its rarer class has {fewest} rows, expected at least {ENOUGH_ROWS}."
+    for metric, stat in report["gap"].items():
+        if stat.get("reason"):
+            yield f"{metric.upper()}: {stat['reason']}."
+
+
+def _on_models(report: dict[str, Any]) -> Iterator[str]:
+    sizes = [model["parameters"] for model in report["models"].values() if model["role"] == "student"]
+    if min(sizes) < max(sizes):
+        yield f"Students differ in size ({min(sizes):,} to {max(sizes):,} parameters): their metrics do not compare."

@@ -1,0 +1,83 @@
+"""Who is judged: the foundation, the other teachers, and each method's students, one a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from recdistill.errors import UserError
+from recdistill.evaluate.predictions import Scored
+
+ALONE, DIVERSE = "alone", "diverse"
+COMMITTEE, ORACLE = "committee", "oracle"
+
+
+@dataclass(frozen=True)
+class Lineup:
+    """The models of a report, checked to fit together."""
+
+    foundation: Scored
+    teachers: list[Scored]
+    methods: dict[str, list[Scored]]
+    """Students by method, each in the order of `seeds`."""
+    seeds: list[int]
+
+    @property
+    def baselines(self) -> list[str]:
+        """Every method but `diverse`."""
+        return [method for method in self.methods if method != DIVERSE]
+
+    @property
+    def distilled(self) -> list[str]:
+        """Every method but `alone`."""
+        return [method for method in self.methods if method != ALONE]
+
+    def paths(self, method: str) -> list[Path]:
+        """The predictions of a method's students; none where it was not trained."""
+        return [student.path for student in self.methods.get(method, [])]
+
+    def columns(self, oracle: bool) -> dict[str, list[int]]:
+        """The scoreboard's columns of each name in the report: one for a teacher, one a seed for a method."""
+        names = [*(teacher.name for teacher in self.teachers), COMMITTEE] + [ORACLE] * oracle
+        found = {name: [column] for column, name in enumerate(names)}
+        for number, method in enumerate(self.methods):
+            first = len(names) + number * len(self.seeds)
+            found[method] = list(range(first, first + len(self.seeds)))
+        return found
+
+
+def line_up(models: list[Scored], foundation: str) -> Lineup:
+    """Sorts models into teachers and methods.
+
+    Raises:
+        UserError: the foundation or `alone` is missing, a method lacks a seed, or two models share a name.
+    """
+    teachers = {model.name: model for model in models if model.role == "teacher"}
+    if foundation not in teachers:
+        known = ", ".join(teachers) or "none"
+        raise UserError(f"the foundation {foundation!r} is not among the scored teachers, which are: {known}")
+    by_method: dict[str, dict[int, Scored]] = {}
+    for model in models:
+        if model.role == "student":
+            _add_student(by_method, model)
+    if ALONE not in by_method:
+        raise UserError("no student of method 'alone' was scored: train it too, for there is no gap without it")
+    seeds = sorted(by_method[ALONE])
+    for method, students in by_method.items():
+        if sorted(students) != seeds:
+            raise UserError(f"method {method!r} has seeds {sorted(students)}; expected those of 'alone': {seeds}")
+    names = [model.name for model in models if model.role == "teacher"] + [*by_method, COMMITTEE, ORACLE]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"a teacher may not be called {name!r}, for another model of the report is; rename it")
+    methods = {method: [students[seed] for seed in seeds] for method, students in by_method.items()}
+    return Lineup(teachers[foundation], list(teachers.values()), methods, seeds)
+
+
+def _add_student(by_method: dict[str, dict[int, Scored]], student: Scored) -> None:
+    if student.method is None or student.seed is None:
+        raise UserError(f"student {student.name!r} has no method or no seed; expected both")
+    seeds = by_method.setdefault(student.method, {})
+    if student.seed in seeds:
+        raise UserError(f"method {student.method!r} was scored twice with seed {student.seed}; expected each seed once")
+    seeds[student.seed] = student

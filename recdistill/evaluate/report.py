@@ -1,0 +1,218 @@
+"""report.json: what every model is worth on the test rows, and how much of the gap each method recovers."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recdistill.clicklog.schema import Dataset
+from recdistill.config.job import Evaluate
+from recdistill.evaluate import gap as gaps
+from recdistill.evaluate.bootstrap import seed_draws, seed_stretch
+from recdistill.evaluate.caveats import caveats
+from recdistill.evaluate.gap import Estimate
+from recdistill.evaluate.lineup import ALONE, COMMITTEE, DIVERSE, ORACLE, Lineup, line_up
+from recdistill.evaluate.metrics import HIGHER_IS_BETTER, METRICS
+from recdistill.evaluate.predictions import Rows, Scored, read_rows
+from recdistill.evaluate.reliability import Reliability
+from recdistill.evaluate.scoreboard import Scoreboard, score
+from recdistill.evaluate.slices import cut, importance, slice_metrics
+
+__all__ = ["Scored", "evaluate"]
+
+NO_ECE_INTERVAL = "no interval: resampling adds to a binned error"
+
+
+def evaluate(dataset: Dataset, models: list[Scored], settings: Evaluate, context: dict[str, Any]) -> dict[str, Any]:
+    """Judges every model on the dataset's test rows.
+
+    Args:
+        dataset: the ingested dataset; its test split is read once.
+        models: the teachers, the foundation among them, and every method's students, `alone` among them, all with the
+            same seeds.
+        settings: the job's `evaluate:` section.
+        context: what only the run knows, copied to the report. All may be absent: `name` of the job, `foundation` (that
+            teacher's name, by default "foundation"), `regime` (which rows teachers scored), `teacher_forwards`
+            (row-teacher pairs: full, computed, reused, saved), `account` (records of model, tables, dense, total
+            parameters), `timings` (seconds a stage).
+
+    Returns:
+        report.json's content, version 1: fit for JSON, no NaN, no date, the same for the same inputs. A metric's `mean`
+        is exact, over seeds; `low` and `high` are its percentile interval over resampled rows and seeds. Gaps and
+        comparisons are signed so that positive is better, for NE too.
+
+    Raises:
+        UserError: models do not fit together, or a predictions file does not fit the test rows.
+    """
+    lineup = line_up(models, context.get("foundation", "foundation"))
+    with tempfile.TemporaryDirectory(prefix="recdistill-evaluate-") as folder:
+        scratch = Path(folder)
+        rows = read_rows(dataset, settings.slices, scratch)
+        board = score(lineup, rows, scratch, settings.resamples, settings.seed)
+        slices = cut(dataset, rows, scratch)
+        shown = {name: board.columns[name] for name in (lineup.foundation.name, *lineup.methods)}
+        report = {
+            "version": 1,
+            "name": context.get("name"),
+            "regime": context.get("regime"),
+            "dataset": _dataset(dataset, rows),
+            "params": _params(lineup),
+            "foundation": lineup.foundation.name,
+            "seeds": lineup.seeds,
+            "bootstrap": settings.model_dump(include={"resamples", "confidence", "seed"}),
+            **_Judge(lineup, board, settings).verdict(),
+            "reliability": {name: _curve(board, columns) for name, columns in board.columns.items()},
+            "slices": [
+                {"feature": part.feature, "values": slice_metrics(part, rows, board.logits, shown)} for part in slices
+            ],
+            "importance": importance(lineup.paths(DIVERSE), rows, slices),
+            "account": context.get("account", []),
+            "teacher_forwards": context.get("teacher_forwards"),
+            "timings": context.get("timings", {}),
+        }
+    return _rounded({**report, "warnings": caveats(report)})
+
+
+class _Judge:
+    """What the scoreboard says about models, gaps and methods."""
+
+    def __init__(self, lineup: Lineup, board: Scoreboard, settings: Evaluate) -> None:
+        self._lineup, self._board, self._confidence = lineup, board, settings.confidence
+        draws = seed_draws(len(lineup.seeds), settings.resamples, settings.seed)
+        stretch = seed_stretch(len(lineup.seeds), settings.confidence)
+        once = np.zeros((settings.resamples, 1), np.intp)
+        self._estimates = {
+            name: {
+                metric: gaps.over_seeds(
+                    np.array([board.measured[column].values[metric] for column in columns]),
+                    board.replicates[metric][:, columns],
+                    draws if name in lineup.methods else once,
+                    stretch,
+                )
+                for metric in METRICS
+            }
+            for name, columns in board.columns.items()
+        }
+
+    def verdict(self) -> dict[str, Any]:
+        to_foundation = self._accounts(dict.fromkeys(HIGHER_IS_BETTER, self._lineup.foundation.name))
+        baselines = self._lineup.baselines if DIVERSE in self._lineup.methods else []
+        return {
+            "models": {name: self._model(name) for name in self._board.columns if name != ORACLE},
+            "oracle": self._stats(ORACLE) if ORACLE in self._board.columns else None,
+            "gap": {metric: found["gap"] for metric, found in to_foundation.items()},
+            "gap_recovered": {
+                method: {metric: found["recovered"][method] for metric, found in to_foundation.items()}
+                for method in self._lineup.distilled
+            },
+            "against": {
+                "best_member": self._accounts(self._best_members()),
+                COMMITTEE: self._accounts(dict.fromkeys(HIGHER_IS_BETTER, COMMITTEE)),
+            },
+            "comparisons": [self._comparison(method) for method in baselines],
+        }
+
+    def _signed(self, name: str, metric: str) -> Estimate:
+        """An estimate of which higher is better."""
+        estimate = self._estimates[name][metric]
+        return estimate if HIGHER_IS_BETTER[metric] else -estimate
+
+    def _accounts(self, references: dict[str, str]) -> dict[str, Any]:
+        """Per metric, the gap to a reference model and what each method recovers of it."""
+        found = {}
+        for metric, reference in references.items():
+            methods = {name: self._signed(name, metric) for name in self._lineup.distilled}
+            if self._board.coverage(reference) < 1:
+                reason = f"{reference} does not answer every row, so its metrics do not compare with a student's"
+                parts = gaps.no_account(methods, reason)
+            else:
+                alone, target = self._signed(ALONE, metric), self._signed(reference, metric)
+                parts = gaps.account(methods, alone, target, self._confidence)
+            found[metric] = {"reference": reference, **parts}
+        return found
+
+    def _best_members(self) -> dict[str, str]:
+        """Per metric, the best teacher of those that answer every row, or of all where none does."""
+        names = [teacher.name for teacher in self._lineup.teachers]
+        names = [name for name in names if self._board.coverage(name) == 1] or names
+        return {
+            metric: max(names, key=lambda name: np.nan_to_num(self._signed(name, metric).value, nan=-np.inf))
+            for metric in HIGHER_IS_BETTER
+        }
+
+    def _comparison(self, method: str) -> dict[str, Any]:
+        differences = {
+            metric: gaps.stat(self._signed(DIVERSE, metric) - self._signed(method, metric), self._confidence)
+            for metric in HIGHER_IS_BETTER
+        }
+        return {"method": DIVERSE, "against": method, **differences}
+
+    def _stats(self, name: str) -> dict[str, Any]:
+        return {metric: gaps.stat(estimate, self._confidence) for metric, estimate in self._estimates[name].items()}
+
+    def _model(self, name: str) -> dict[str, Any]:
+        lineup, measured = self._lineup, [self._board.measured[column] for column in self._board.columns[name]]
+        ece = float(np.mean([each.values["ece"] for each in measured]))
+        entry = {
+            "role": "student" if name in lineup.methods else "committee" if name == COMMITTEE else "teacher",
+            "parameters": _sizes(lineup)[name],
+            "coverage": measured[0].coverage,
+            **self._stats(name),
+            "ece": {"mean": _known(ece), "low": None, "high": None, "reason": NO_ECE_INTERVAL},
+        }
+        if name in lineup.methods:
+            entry["per_seed"] = {
+                str(seed): {metric: _known(value) for metric, value in sorted(each.values.items())}
+                for seed, each in zip(lineup.seeds, measured, strict=True)
+            }
+        return entry
+
+
+def _sizes(lineup: Lineup) -> dict[str, int]:
+    """Parameters of each model; the committee's are all its members' together."""
+    sizes = {teacher.name: teacher.parameters for teacher in lineup.teachers}
+    sizes[COMMITTEE] = sum(sizes.values())
+    return sizes | {method: max(each.parameters for each in students) for method, students in lineup.methods.items()}
+
+
+def _params(lineup: Lineup) -> dict[str, Any]:
+    sizes, foundation = _sizes(lineup), lineup.foundation.parameters
+    student = max(sizes[method] for method in lineup.methods)
+    return {"foundation": foundation, "student": student, "compression": foundation / student}
+
+
+def _dataset(dataset: Dataset, rows: Rows) -> dict[str, Any]:
+    weight = rows.weight.sum()
+    return {
+        "fingerprint": dataset.fingerprint,
+        "rows": {split: dataset.rows(split) for split in ("train", "validation", "test")},
+        "test_positives": int(np.count_nonzero(rows.label)),
+        "base_rate": _known(float(rows.weight @ rows.label / weight)) if weight else None,
+        "negative_keep_rate": rows.negative_keep_rate,
+        "weighted": rows.weighted,
+    }
+
+
+def _curve(board: Scoreboard, columns: list[int]) -> dict[str, list[float]]:
+    """The reliability curve of a model, its seeds pooled."""
+    pooled = Reliability()
+    for column in columns:
+        pooled.merge(board.measured[column].reliability)
+    share, prediction, rate = pooled.curve().T.tolist()
+    return {"share": share, "prediction": prediction, "rate": rate}
+
+
+def _known(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _rounded(value: Any) -> Any:
+    """Eight significant digits: below that the order of a sum decides, and the same job should give the same bytes."""
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    return float(f"{value:.8g}") if isinstance(value, float) else value

@@ -1,0 +1,110 @@
+"""The student alone: what serving needs, and no trace of who taught it.
+
+student/model.json           its shape
+student/weights.safetensors  its numbers
+student/schema.json          what its features mean
+student/vocabulary/          the values behind its ids
+student/check.parquet        rows and the logits it gave for them when it was exported
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from itertools import chain
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from recdistill.clicklog.batches import Block
+from recdistill.clicklog.encode import encode_log, raw_log
+from recdistill.clicklog.schema import Dataset, Schema, read_schema
+from recdistill.errors import UserError
+from recdistill.files import atomic
+from recdistill.models.dlrm import DLRM
+from recdistill.models.frozen import load_model
+from recdistill.models.sharding import device
+from recdistill.progress import Progress, silent
+
+CHECK_ROWS = 256
+TOLERANCE = 1e-4
+"""Logits of the check may differ by this much: other processors add in another order."""
+BATCH = 8192
+EXPECTED = "expected_logit"
+
+
+def export_student(trained: Path, dataset: Dataset, out: Path) -> None:
+    """Writes the student of a `distill` unit into the work folder `out`, then scores its own check once."""
+    for name in ("model.json", "weights.safetensors"):
+        shutil.copyfile(trained / name, out / name)
+    shutil.copyfile(dataset.root / "schema.json", out / "schema.json")
+    if (dataset.root / "vocabulary").exists():
+        shutil.copytree(dataset.root / "vocabulary", out / "vocabulary", dirs_exist_ok=True)
+    model = load_model(out)
+    table = pq.ParquetFile(dataset.parts("test")[0].path).read_row_group(0).slice(0, CHECK_ROWS)
+    table = table.select(["example_id", *model.shape.features])
+    logit = _logits(model, table, dataset.schema)
+    with atomic(out / "check.parquet") as partial:
+        pq.write_table(table.append_column(EXPECTED, pa.array(logit.numpy(), pa.float32())), partial)
+    open_student(out)
+
+
+def open_student(folder: Path) -> tuple[DLRM, Schema]:
+    """The student in `folder` and its schema, after it has scored its check.
+
+    Raises `UserError` when it does not give the logits that it gave when it was exported.
+    """
+    model, schema = load_model(folder), read_schema(folder)
+    path = folder / "check.parquet"
+    if not path.exists():
+        raise UserError(f"{path}: not there; a student's folder holds it, so copy the whole folder")
+    table = pq.read_table(path)
+    expected = torch.from_numpy(table[EXPECTED].to_numpy().copy())
+    worst = float((_logits(model, table.drop_columns(EXPECTED), schema) - expected).abs().max())
+    if not worst <= TOLERANCE:
+        raise UserError(
+            f"{folder}: the student's logits differ by up to {worst:.2g} from those of its export (check.parquet); "
+            "its files were changed or belong to different exports: export again"
+        )
+    return model.to(device()), schema
+
+
+def score(student: Path, logs: list[Path], out: Path, progress: Progress = silent) -> None:
+    """Writes `example_id` and `probability` (float32) of each row of a raw log to the Parquet file `out`.
+
+    Probabilities speak about true traffic: where negatives were sampled with keep-rate w, the sampled log's odds are
+    the true odds over w, so log w is added to the logit.
+    """
+    model, schema = open_student(student)
+    names = pa.schema([("example_id", pa.int64()), ("probability", pa.float32())])
+    shift = math.log(schema.negative_keep_rate)
+    tables = encode_log(student, raw_log(student, [str(path) for path in logs]))
+    first = next(tables, None)
+    if first is None:
+        raise UserError(f"{', '.join(map(str, logs))}: there are no rows to score")
+    done = 0
+    with atomic(out) as partial, pq.ParquetWriter(partial, names) as writer:
+        for table in chain([first], tables):
+            probability = torch.sigmoid(_logits(model, table, schema) + shift)
+            writer.write_table(
+                pa.Table.from_arrays(
+                    [table["example_id"].combine_chunks(), pa.array(probability.numpy(), pa.float32())], schema=names
+                )
+            )
+            done += table.num_rows
+            progress.update("score", done, done + 1, f"{done:,} rows")
+    progress.update("score", done, done)
+
+
+@torch.no_grad()
+def _logits(model: DLRM, table: pa.Table, schema: Schema) -> torch.Tensor:
+    """Logits float32 [N] of encoded rows."""
+    block = Block(table.select(["example_id", *model.shape.features]), schema)
+    where = next(model.parameters()).device
+    parts = [
+        model(block.take(torch.arange(start, min(block.rows, start + BATCH))).to(where))[0].cpu()
+        for start in range(0, block.rows, BATCH)
+    ]
+    return torch.cat(parts)

@@ -1,0 +1,111 @@
+"""A DLRM's shape, spelled out to the last parameter: enough to build it, to count it, to ship it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from recdistill.clicklog.schema import Schema
+from recdistill.config.models import Architecture
+
+
+class TableShape(BaseModel):
+    """One embedding table: `rows` of its own for `source_rows` ids of the dataset.
+
+    Where `rows` is smaller, the first `own` ids (the most frequent ones) keep a row each, and all others share
+    the remaining rows by hash.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    features: list[str]
+    rows: int
+    source_rows: int
+    own: int
+
+
+class Shape(BaseModel):
+    """Everything that decides a DLRM's parameters and operations."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    dim: int
+    tables: list[TableShape]
+    sparse: list[str]
+    dense: list[str]
+    bottom: list[int]
+    interaction: Literal["dot", "cross", "none"]
+    cross_layers: int
+    top: list[int]
+    dropout: float
+
+    @property
+    def features(self) -> list[str]:
+        """Columns that the model reads."""
+        return [*self.dense, *self.sparse]
+
+    @property
+    def fields(self) -> int:
+        """Vectors that interact: one a sparse feature, one for all dense ones together."""
+        return len(self.sparse) + bool(self.dense)
+
+    @property
+    def flat(self) -> int:
+        """Width of all vectors end to end."""
+        return self.fields * self.dim
+
+    @property
+    def interacted(self) -> int:
+        """Width of what enters the top MLP."""
+        return self.flat + (self.fields * (self.fields - 1) // 2 if self.interaction == "dot" else 0)
+
+    @property
+    def cut(self) -> int:
+        """How many layers of the top MLP make the embedding; the others answer questions."""
+        return max(1, len(self.top) - 1)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the activation in the middle of the top MLP."""
+        return self.top[self.cut - 1]
+
+    def account(self) -> dict[str, int]:
+        """Parameters by place; their sum is every parameter of the model."""
+        bottom = _mlp([len(self.dense), *self.bottom, self.dim]) if self.dense else 0
+        cross = self.cross_layers * (self.flat**2 + self.flat) if self.interaction == "cross" else 0
+        top = _mlp([self.interacted, *self.top]) + self.top[-1] + 1
+        tables = sum(table.rows for table in self.tables) * self.dim
+        return {"tables": tables, "bottom": bottom, "interaction": cross, "top": top}
+
+    def parameters(self) -> int:
+        """Every trained number of the model."""
+        return sum(self.account().values())
+
+
+def shape_of(architecture: Architecture, dim: int, schema: Schema, features: list[str] | None) -> Shape:
+    """The shape of an architecture on a dataset, with a row for every id."""
+    chosen = None if features is None else set(features)
+    sparse = [feature for feature in schema.sparse if chosen is None or feature.name in chosen]
+    tables = []
+    for table in schema.tables:
+        users = [feature.name for feature in sparse if feature.table == table.name]
+        if users:
+            tables.append(
+                TableShape(name=table.name, features=users, rows=table.rows, source_rows=table.rows, own=table.rows)
+            )
+    return Shape(
+        dim=dim,
+        tables=tables,
+        sparse=[feature.name for feature in sparse],
+        dense=[column.name for column in schema.dense if chosen is None or column.name in chosen],
+        bottom=architecture.bottom,
+        interaction=architecture.interaction,
+        cross_layers=architecture.cross_layers,
+        top=architecture.top,
+        dropout=architecture.dropout,
+    )
+
+
+def _mlp(widths: list[int]) -> int:
+    return sum(a * b + b for a, b in itertools.pairwise(widths))

@@ -1,0 +1,166 @@
+"""The training loop: every teacher and every student goes through it.
+
+At each check the model is judged on validation rows, and everything that decides what comes next (weights, both
+optimizers, position) is written with torch.distributed.checkpoint; random states follow from seed and position. A
+killed run goes on from its last check to the same result. The best check is what remains.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from recdistill import progress
+from recdistill.clicklog.batches import Batch
+from recdistill.config.models import Train
+from recdistill.errors import UserError
+from recdistill.files import read_json, write_json
+from recdistill.models.sharding import device, quiet, shard
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Position(BaseModel):
+    """How far a training has come, and how well it did at each check."""
+
+    model_config = ConfigDict(frozen=True)
+    epoch: int = 0
+    step: int = 0
+    """Batches of this epoch that were learned from."""
+    checks: list[float] = []
+    """Validation NE at each check; lower is better."""
+    losses: list[float] = []
+    """Mean training loss before each check."""
+    finished: bool = False
+
+    @property
+    def best(self) -> int:
+        """Index of the best check."""
+        return min(range(len(self.checks)), key=self.checks.__getitem__)
+
+
+def fit(
+    module: Module,
+    epoch_batches: Callable[[np.random.Generator], Iterator[Batch]],
+    steps_per_epoch: int,
+    validate: Callable[[Module], float],
+    settings: Train,
+    work: Path,
+    seed: int,
+    label: str,
+    start: Path | None = None,
+) -> Position:
+    """Trains `module`, whose `forward(batch)` is its loss (a scalar), and leaves its best check in `work`.
+
+    `epoch_batches(generator)` yields one epoch in an order that the generator decides; `validate(module)` gives
+    the validation NE. `load_best` then fills an unsharded copy of the module. `start` is the `work` of an earlier
+    training of the same module: its last weights and optimizer state are where this one begins.
+
+    Raises `UserError` when a loss is not finite, before it reaches a table.
+    """
+    with quiet():
+        model, optimizer = shard(module, settings)
+    position = _resume(work, model, optimizer)
+    if start is not None and not position.checks:
+        _resume(start, model, optimizer)
+    per_check = math.ceil(steps_per_epoch / settings.checks_per_epoch)
+    stream: Iterator[Batch] | None = None
+
+    while not position.finished:
+        generator = np.random.default_rng([seed, position.epoch])
+        torch.manual_seed(int(np.random.SeedSequence([seed, position.epoch, position.step]).generate_state(1)[0]))
+        if stream is None:
+            stream = itertools.islice(epoch_batches(generator), position.step, None)
+        last_of_epoch = position.step // per_check >= settings.checks_per_epoch - 1
+        model.train()
+        losses = []
+        for batch in stream if last_of_epoch else itertools.islice(stream, per_check):
+            loss = model(batch.to(device()))
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise UserError(
+                    f"{label}: the loss is {losses[-1]} in epoch {position.epoch + 1}, batch "
+                    f"{position.step + len(losses)}; it was not learned. Lower train.embedding_rate or "
+                    "train.dense_rate, and look for extreme values among the dense features"
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        if not losses and position.step == 0:
+            raise UserError(f"{label}: there are no rows to train on; look at the split and the teacher's `rows`")
+        if last_of_epoch:
+            stream = None
+        model.eval()
+        with torch.no_grad():
+            ne = validate(cast(Module, model.module))
+        position = _advance(position, ne, losses, last_of_epoch, settings)
+        _save(work, model, optimizer, position)
+        done = position.epoch + position.step / max(1, steps_per_epoch)
+        progress.current().update(label, done, settings.epochs, f"validation NE {ne:.4f}")
+    return position
+
+
+def load_best(module: Module, work: Path) -> Module:
+    """Fills `module`, unsharded, with the best check that `fit` left in `work`."""
+    position = Position.model_validate(read_json(work / "position.json"))
+    state = {"model": module.state_dict()}
+    with quiet():
+        dcp.load(state, checkpoint_id=work / f"check-{position.best}", no_dist=True)
+    module.load_state_dict(state["model"])
+    module.eval()
+    return module
+
+
+def _advance(position: Position, ne: float, losses: list[float], last_of_epoch: bool, settings: Train) -> Position:
+    checks = [*position.checks, ne]
+    epoch = position.epoch + last_of_epoch
+    bad_in_a_row = len(checks) - 1 - min(range(len(checks)), key=checks.__getitem__)
+    return Position(
+        epoch=epoch,
+        step=0 if last_of_epoch else position.step + len(losses),
+        checks=checks,
+        losses=[*position.losses, sum(losses) / max(1, len(losses))],
+        finished=epoch >= settings.epochs or bad_in_a_row >= settings.patience or not math.isfinite(ne),
+    )
+
+
+def _save(work: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
+    """The checkpoint, then the position that points at it, then what neither needs any more is removed."""
+    newest = len(position.checks) - 1
+    with quiet():
+        dcp.save(
+            {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, checkpoint_id=work / f"check-{newest}"
+        )
+    if dist.get_rank() == 0:
+        write_json(work / "position.json", position.model_dump())
+        for folder in work.glob("check-*"):
+            if folder.name not in (f"check-{newest}", f"check-{position.best}"):
+                shutil.rmtree(folder)
+
+
+def _resume(work: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
+    if not (work / "position.json").exists():
+        return Position()
+    position = Position.model_validate(read_json(work / "position.json"))
+    # Adam makes its state at its first step; it must exist before it can be loaded into.
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    with quiet():
+        dcp.load(state, checkpoint_id=work / f"check-{len(position.checks) - 1}")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return position

@@ -1,0 +1,292 @@
+"""The whole way through, in order. Read this file first: it calls every room.
+
+    simulate -> ingest -> teach -> cache -> distill -> evaluate -> export
+
+Each stage reads what the stages before it wrote into the run folder, and is skipped when it was done from the same
+inputs. The command line, the orchestrator and a notebook all call `run_job`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from recdistill.clicklog.ingest import ingest
+from recdistill.clicklog.schema import Dataset
+from recdistill.clicklog.simulate import simulate
+from recdistill.clicklog.sources import find
+from recdistill.config import Job
+from recdistill.config.dataset import Files
+from recdistill.config.job import Distill, Method
+from recdistill.config.models import DlrmTeacher, FileTeacher
+from recdistill.distill.train import Materials
+from recdistill.distill.work import best_of, candidates, distill_unit
+from recdistill.evaluate.page import render
+from recdistill.evaluate.report import Scored, evaluate
+from recdistill.export import export_student
+from recdistill.files import file_sha256, read_json, write_json, write_text
+from recdistill.models.shape import Shape, shape_of
+from recdistill.models.size import solve
+from recdistill.progress import Progress
+from recdistill.runs import Run, Unit
+from recdistill.teachers.shards import TeacherCache, write_test_logits
+from recdistill.teachers.versions import FINAL, Version, chains, versions
+from recdistill.teachers.work import cache_teacher, domain_of, parameters_of, teach_chain
+
+STAGES = ("simulate", "ingest", "teach", "cache", "distill", "evaluate", "export")
+
+
+def run_job(job: Job, run: Run, upto: str, progress: Progress) -> Path:
+    """Runs the stages up to and with `upto`, and returns that stage's folder."""
+    return _Stages(job, run, progress).through(upto)
+
+
+class _Stages:
+    """The stages of one job in one run folder; each method does its stage if it must, and returns what it made."""
+
+    def __init__(self, job: Job, run: Run, progress: Progress) -> None:
+        self.job, self.run, self.progress = job, run, progress
+
+    def through(self, upto: str) -> Path:
+        log = self.simulate()
+        if upto == "simulate":
+            return self.run.stage_folder("simulate")
+        dataset = self.ingest(log)
+        if upto == "ingest":
+            return dataset.root
+        teachers = self.teach(dataset)
+        if upto == "teach":
+            return teachers
+        caches = self.cache(dataset)
+        if upto == "cache":
+            return caches[0].root.parent
+        students = self.distill(dataset, caches)
+        if upto == "distill":
+            return self.run.stage_folder("distill")
+        evaluated = self.evaluate(dataset, caches, students)
+        return evaluated if upto == "evaluate" else self.export(dataset, students)
+
+    @property
+    def members(self) -> list[str]:
+        """Names of the committee, the foundation first."""
+        names = self.job.teachers.members
+        return [self.job.teachers.foundation, *(name for name in names if name != self.job.teachers.foundation)]
+
+    def simulate(self) -> Files:
+        """The raw log: the job's own files, or a generated one."""
+        spec = self.job.dataset
+        if spec.simulate is None:
+            assert spec.log is not None
+            return spec.log
+        simulation = spec.simulate
+
+        def make(work: Path) -> None:
+            simulate(simulation, work, self.progress)
+
+        folder = self.run.stage("simulate", simulation.model_dump(mode="json"), make)
+        return Files(paths=[str(folder / "day=*.parquet")])
+
+    def ingest(self, log: Files) -> Dataset:
+        spec = self.job.dataset.model_copy(update={"log": log, "simulate": None})
+        if self.job.dataset.simulate is not None:
+            spec = spec.model_copy(update={"negative_keep_rate": self.job.dataset.simulate.negative_keep_rate})
+        files = [source.path for table in (log, *spec.joins) for source in find(table)]
+        inputs = {
+            "dataset": spec.model_dump(mode="json", exclude={"log": {"paths"}}),
+            "files": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files],
+        }
+
+        def make(work: Path) -> None:
+            ingest(spec, work, self.progress)
+
+        return Dataset(self.run.stage("ingest", inputs, make))
+
+    def versions(self, name: str, dataset: Dataset) -> list[Version]:
+        domain = domain_of(self.job.teachers.members[name], dataset)
+        return [version.within(domain) for version in versions(self.job.teachers, dataset)]
+
+    def teach(self, dataset: Dataset) -> Path:
+        units = []
+        for name in self.members:
+            member = self.job.teachers.members[name]
+            if isinstance(member, FileTeacher):
+                continue
+            for chain in chains(self.versions(name, dataset)):
+                inputs = {
+                    "dataset": dataset.fingerprint,
+                    "teacher": member.model_dump(mode="json"),
+                    "versions": [repr(version) for version in chain],
+                }
+                units.append(Unit(f"{name}/{chain[-1].name}", inputs, (member, name, dataset.root, chain)))
+        return self.run.units("teach", teach_chain, units)
+
+    def cache(self, dataset: Dataset) -> list[TeacherCache]:
+        teachers = self.run.stage_folder("teach")
+        units = []
+        for name in self.members:
+            member = self.job.teachers.members[name]
+            inputs: dict[str, Any] = {"dataset": dataset.fingerprint}
+            everyone = self.versions(name, dataset)
+            if isinstance(member, FileTeacher):
+                inputs["teacher"] = member.model_dump(mode="json")
+                inputs["files"] = [file_sha256(source.path) for source in find(Files(paths=member.paths))]
+            else:
+                inputs["versions"] = {
+                    version.name: [
+                        repr(version),
+                        read_json(teachers / name / version.name / "teacher.json")["fingerprint"],
+                    ]
+                    for version in everyone
+                }
+            units.append(Unit(name, inputs, (member, name, teachers, dataset.root, everyone)))
+        folder = self.run.units("cache", cache_teacher, units)
+        return [TeacherCache(folder / name, dataset) for name in self.members]
+
+    def shapes(self, dataset: Dataset) -> tuple[Shape, Shape]:
+        """The foundation's shape and the student's."""
+        foundation = self.job.teachers.members[self.job.teachers.foundation]
+        assert isinstance(foundation, DlrmTeacher)
+        large = shape_of(foundation, foundation.dim, dataset.schema, foundation.features)
+        return large, solve(self.job.student, dataset.schema, large.parameters())
+
+    def distill(self, dataset: Dataset, caches: list[TeacherCache]) -> dict[Method, list[Path]]:
+        """Every method's students, one folder a seed."""
+        for cache in caches:
+            cache.verify()
+        _, shape = self.shapes(dataset)
+        materials = Materials(
+            dataset.root,
+            self.run.stage_folder("teach"),
+            self.run.stage_folder("cache"),
+            tuple(self.members),
+            shape,
+        )
+        read = {"dataset": dataset.fingerprint, "shape": shape.model_dump()}
+        taught = {**read, "caches": {cache.name: cache.fingerprint for cache in caches}}
+
+        def unit(name: str, method: Method, seed: int, settings: Distill) -> Unit:
+            inputs = {
+                **(read if method == "alone" else taught),
+                "method": method,
+                "seed": seed,
+                "settings": _relevant(method, settings),
+            }
+            return Unit(name, inputs, (materials, method, seed, settings, f"distill {name}"))
+
+        settings = self.tune(unit)
+        units = [
+            unit(f"{method}/seed-{seed}", method, seed, settings[method])
+            for method in self.job.distill.methods
+            for seed in self.job.distill.seeds
+        ]
+        folder = self.run.units("distill", distill_unit, units)
+        return {
+            method: [folder / method / f"seed-{seed}" for seed in self.job.distill.seeds]
+            for method in self.job.distill.methods
+        }
+
+    def tune(self, unit: Any) -> dict[Method, Distill]:
+        """Each method's settings: those of the trial with the best validation NE."""
+        job = self.job.distill
+        trials = {method: candidates(method, job) for method in job.methods}
+        if job.tune.trials == 1:
+            return {method: tried[0] for method, tried in trials.items()}
+        units = [
+            unit(f"{method}/trial-{number}", method, job.tune.seed, settings)
+            for method, tried in trials.items()
+            for number, settings in enumerate(tried)
+        ]
+        folder = self.run.units("tune", distill_unit, units)
+        return {
+            method: tried[best_of([folder / method / f"trial-{number}" for number in range(len(tried))])]
+            for method, tried in trials.items()
+        }
+
+    def evaluate(self, dataset: Dataset, caches: list[TeacherCache], students: dict[Method, list[Path]]) -> Path:
+        large, small = self.shapes(dataset)
+        inputs = {
+            "dataset": dataset.fingerprint,
+            "caches": {cache.name: cache.fingerprint for cache in caches},
+            "students": {
+                str(f.relative_to(f.parent.parent)): file_sha256(f / "test.parquet")
+                for fs in students.values()
+                for f in fs
+            },
+            "evaluate": self.job.evaluate.model_dump(mode="json"),
+        }
+
+        def make(work: Path) -> None:
+            models = []
+            for cache in caches:
+                path = work / "teachers" / f"{cache.name}.parquet"
+                write_test_logits(cache, dataset, path)
+                parameters = parameters_of(self.run.stage_folder("teach") / cache.name / FINAL)
+                models.append(Scored(cache.name, "teacher", None, None, parameters, path))
+            for method, folders in students.items():
+                for seed, folder in zip(self.job.distill.seeds, folders, strict=True):
+                    models.append(
+                        Scored(
+                            f"{method}/seed-{seed}",
+                            "student",
+                            method,
+                            seed,
+                            small.parameters(),
+                            folder / "test.parquet",
+                        )
+                    )
+            context = {
+                "name": self.job.name,
+                "foundation": self.job.teachers.foundation,
+                "regime": self.job.teachers.regime,
+                "teacher_forwards": _forwards(dataset, caches),
+                "account": [_account(self.job.teachers.foundation, large), _account("student", small)],
+                "timings": self.run.timings(),
+            }
+            report = evaluate(dataset, models, self.job.evaluate, context)
+            write_json(work / "report.json", report)
+            write_text(work / "report.html", render(report))
+
+        folder = self.run.stage("evaluate", inputs, make)
+        for name in ("report.json", "report.html"):
+            write_text(self.run.folder / name, (folder / name).read_text(encoding="utf-8"))
+        return folder
+
+    def export(self, dataset: Dataset, students: dict[Method, list[Path]]) -> Path:
+        """The student with the best validation NE of all, ready to serve, in `<run>/student`."""
+        folders = [folder for method, folders in students.items() if method != "alone" for folder in folders]
+        folders = folders or students["alone"]
+        best = folders[best_of(folders)]
+        inputs = {"dataset": dataset.fingerprint, "student": file_sha256(best / "weights.safetensors")}
+        folder = self.run.stage("export", inputs, lambda work: export_student(best, dataset, work))
+        link = self.run.folder / "student"
+        if not link.exists():
+            link.unlink(missing_ok=True)
+            link.symlink_to(folder.relative_to(self.run.folder), target_is_directory=True)
+        return link
+
+
+def _relevant(method: Method, settings: Distill) -> dict[str, Any]:
+    """What of the settings a method's result depends on."""
+    out: dict[str, Any] = {"train": settings.train.model_dump(mode="json")}
+    if method != "alone":
+        out["soft_weight"] = settings.soft_weight
+    if method == "diverse":
+        out["diverse"] = settings.diverse.model_dump(mode="json")
+    return out
+
+
+def _account(name: str, shape: Shape) -> dict[str, Any]:
+    parts = shape.account()
+    return {
+        "model": name,
+        "tables": parts["tables"],
+        "dense": shape.parameters() - parts["tables"],
+        "total": shape.parameters(),
+    }
+
+
+def _forwards(dataset: Dataset, caches: list[TeacherCache]) -> dict[str, int]:
+    """Row-teacher pairs: all there are, those computed, those reused from an earlier cache, those never asked."""
+    full = len(caches) * dataset.rows()
+    computed = sum(cache.rows() for cache in caches)
+    return {"full": full, "computed": computed, "reused": 0, "saved": full - computed}

@@ -1,0 +1,204 @@
+"""The teacher cache's contract: shards, manifest, and the join back onto the dataset.
+
+`<teacher>/day=D/part-<split>-NNNNN.<version>.parquet`: `example_id` int64, `logit` float32 as the teacher said it,
+`embedding` float16 [dim] as fixed-size binary (absent where the teacher has none), in the space of the teacher's final
+version. Rows may be absent: absent is not zero. `<teacher>/manifest.json` is written last.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from recdistill.clicklog.batches import Columns
+from recdistill.clicklog.schema import ROW_GROUP_ROWS, Dataset, Part, SplitName
+from recdistill.clicklog.vectors import binary_field, binary_to_vectors, vectors_to_binary
+from recdistill.errors import UserError
+from recdistill.files import atomic, file_sha256, fingerprint, read_json
+from recdistill.teachers.versions import Seen
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CachedVersion(_Record):
+    """One version of a teacher: who it is, what it had seen, and how its logit is read."""
+
+    fingerprint: str
+    learned_from: str
+    seen: Seen
+    slope: float
+    intercept: float
+    """Calibrated logit = slope * logit + intercept, fitted on validation rows (Platt 1999)."""
+
+
+class Shard(_Record):
+    """One file of the cache."""
+
+    part: str
+    """`Part.key` of the dataset part that it answers for."""
+    split: SplitName
+    version: str
+    rows: int
+    sha256: str
+
+
+class CacheManifest(_Record):
+    """What a teacher's cache holds and for which dataset."""
+
+    version: Literal[1] = 1
+    teacher: str
+    dim: int
+    dtype: str = "float16"
+    dataset: str
+    versions: dict[str, CachedVersion]
+    shards: list[Shard]
+
+
+def shard_path(root: Path, part: str, version: str) -> Path:
+    """Where the answers of one version for one part are."""
+    return root / f"{part}.{version}.parquet"
+
+
+def write_shard(path: Path, example_id: np.ndarray, logit: np.ndarray, embedding: np.ndarray | None) -> None:
+    """Writes a shard whole or not at all, with a checksum on every page."""
+    fields = [pa.field("example_id", pa.int64()), pa.field("logit", pa.float32())]
+    arrays = [pa.array(example_id, pa.int64()), pa.array(logit, pa.float32())]
+    if embedding is not None:
+        fields.append(binary_field("embedding", "float16", embedding.shape[1]))
+        arrays.append(vectors_to_binary(embedding.astype(np.float16)))
+    with atomic(path) as partial:
+        pq.write_table(
+            pa.Table.from_arrays(arrays, schema=pa.schema(fields)),
+            partial,
+            row_group_size=ROW_GROUP_ROWS,
+            compression="none",
+            use_dictionary=False,
+            write_statistics=False,
+            write_page_checksum=True,
+        )
+
+
+class TeacherCache:
+    """A finished cache of one teacher, checked against the dataset that it is read beside.
+
+    Raises `UserError` when its manifest is damaged or it was made for another dataset; both fingerprints are named.
+    """
+
+    def __init__(self, root: Path, dataset: Dataset) -> None:
+        self.root = root
+        try:
+            self.manifest = CacheManifest.model_validate(read_json(root / "manifest.json"))
+        except ValidationError as error:
+            raise UserError(f"{root / 'manifest.json'}: not a cache manifest ({error.errors()[0]['msg']})") from None
+        if self.manifest.dataset != dataset.fingerprint:
+            raise UserError(
+                f"{root}: this cache answers for dataset {self.manifest.dataset}, and {dataset.root} is dataset "
+                f"{dataset.fingerprint}; make the cache again for this dataset"
+            )
+
+    @property
+    def name(self) -> str:
+        """The teacher's name."""
+        return self.manifest.teacher
+
+    @property
+    def dim(self) -> int:
+        """Width of the embedding; 0 where there is none."""
+        return self.manifest.dim
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with any byte of any shard and with any calibration."""
+        return fingerprint(self.manifest.model_dump())
+
+    def rows(self, split: SplitName | None = None) -> int:
+        """Answers in the cache."""
+        return sum(shard.rows for shard in self.manifest.shards if split is None or shard.split == split)
+
+    def verify(self) -> None:
+        """Reads every shard once and compares checksums; a `UserError` names the first that differs."""
+        for shard in self.manifest.shards:
+            path = shard_path(self.root, shard.part, shard.version)
+            if not path.exists():
+                raise UserError(f"{path}: this shard of the cache is missing; remove {self.root} and make it again")
+            if file_sha256(path) != shard.sha256:
+                raise UserError(f"{path}: its bytes are not those that were written; remove it and cache again")
+
+    @cached_property
+    def _by_part(self) -> dict[str, list[Shard]]:
+        out: dict[str, list[Shard]] = {}
+        for shard in self.manifest.shards:
+            out.setdefault(shard.part, []).append(shard)
+        return out
+
+    def join(self, part: Part, table: pa.Table, embedding: bool) -> pa.Table:
+        """Adds `logit.<teacher>` (calibrated, null where absent) and, if asked, `embedding.<teacher>` to a part."""
+        ids = table["example_id"].to_numpy()
+        logit = np.zeros(len(ids), np.float32)
+        present = np.zeros(len(ids), bool)
+        vectors = np.zeros((len(ids), self.dim), np.float16) if embedding and self.dim else None
+        for shard in self._by_part.get(part.key, []):
+            version = self.manifest.versions[shard.version]
+            names = ["example_id", "logit", *([] if vectors is None else ["embedding"])]
+            answers = self._read(shard, names)
+            here, there = _match(ids, answers["example_id"].to_numpy())
+            logit[here] = version.slope * answers["logit"].to_numpy()[there] + version.intercept
+            present[here] = True
+            if vectors is not None:
+                column = answers["embedding"].combine_chunks()
+                vectors[here] = binary_to_vectors(column, answers.schema.field("embedding"))[there]
+        table = table.append_column(f"logit.{self.name}", pa.array(logit, pa.float32(), mask=~present))
+        if vectors is None:
+            return table
+        field = binary_field(f"embedding.{self.name}", "float16", self.dim)
+        return table.append_column(field, vectors_to_binary(vectors))
+
+    def _read(self, shard: Shard, columns: list[str]) -> pa.Table:
+        path = shard_path(self.root, shard.part, shard.version)
+        try:
+            return pq.read_table(
+                path, columns=columns, partitioning=None, use_threads=False, page_checksum_verification=True
+            )
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"{path}: this shard of the cache is damaged ({error}); cache again") from None
+
+
+def joined(caches: list[TeacherCache], embedding: bool) -> Columns:
+    """Adds every teacher's columns to a part's table."""
+
+    def join(part: Part, table: pa.Table) -> pa.Table:
+        for cache in caches:
+            table = cache.join(part, table, embedding)
+        return table
+
+    return join
+
+
+def write_test_logits(cache: TeacherCache, dataset: Dataset, path: Path) -> None:
+    """Writes `example_id` and the calibrated `logit` (null where absent) of the test rows, in the dataset's order."""
+    schema = pa.schema([("example_id", pa.int64()), ("logit", pa.float32())])
+    with atomic(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        for part in dataset.parts("test"):
+            rows = pq.read_table(part.path, columns=["example_id"], partitioning=None)
+            said = cache.join(part, rows, embedding=False)
+            writer.write_table(said.rename_columns(["example_id", "logit"]).cast(schema))
+
+
+def _match(ids: np.ndarray, answered: np.ndarray) -> tuple[Any, Any]:
+    """Positions in `ids` and in `answered` of the rows that both have."""
+    if len(ids) == len(answered) and np.array_equal(ids, answered):
+        return slice(None), slice(None)
+    order = np.argsort(answered, kind="stable")
+    at = np.searchsorted(answered, ids, sorter=order)
+    at[at == len(answered)] = 0
+    there = order[at] if len(order) else at
+    here = np.flatnonzero(answered[there] == ids) if len(order) else np.zeros(0, np.int64)
+    return here, there[here]

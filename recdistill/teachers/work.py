@@ -1,0 +1,100 @@
+"""The units of the stages `teach` and `cache`: one chain of versions, one teacher's cache."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recdistill.clicklog.schema import Dataset
+from recdistill.config.models import DlrmTeacher, FileTeacher, Member, SklearnTeacher
+from recdistill.errors import UserError
+from recdistill.files import once, read_json, write_json
+from recdistill.teachers.cache import cache_version
+from recdistill.teachers.dlrm import train_dlrm
+from recdistill.teachers.protocol import open_teacher
+from recdistill.teachers.shards import CacheManifest
+from recdistill.teachers.versions import Version
+
+
+def teach_chain(folder: Path, mark: str, spec: Member, name: str, dataset: Path, chain: list[Version]) -> None:
+    """Trains a chain of versions, each into a folder beside `folder`, which is the last one's.
+
+    Checkpoints with optimizer states are as large as the teacher again; only those that something may go on from
+    are kept: the last of a chain that continues from day to day.
+    """
+    opened = Dataset(dataset)
+    before: Path | None = None
+    for version in chain:
+        out = folder.parent / version.name
+        label = f"teach {name}/{version.name}"
+
+        def train(work: Path, version: Version = version, before: Path | None = before, label: str = label) -> None:
+            if isinstance(spec, DlrmTeacher):
+                train_dlrm(spec, opened, version, before, work, label)
+            elif isinstance(spec, SklearnTeacher):
+                from recdistill.teachers.trees import train_sklearn
+
+                train_sklearn(spec, opened, version, work, label)
+
+        once(out, mark, train)
+        if before is not None:
+            shutil.rmtree(before / "training", ignore_errors=True)
+        before = out
+    if len(chain) == 1:
+        shutil.rmtree(folder / "training", ignore_errors=True)
+
+
+def cache_teacher(
+    folder: Path, mark: str, spec: Member, name: str, teachers: Path, dataset: Path, all_versions: list[Version]
+) -> None:
+    """Fills the cache of one teacher; the manifest is written last."""
+    opened = Dataset(dataset)
+
+    def fill(work: Path) -> None:
+        if isinstance(spec, FileTeacher):
+            from recdistill.teachers.outside import import_outside
+
+            dim, record, shards = import_outside(name, spec, opened, work)
+            records = {shards[0].version: record}
+        else:
+            dim, records, shards = open_teacher(teachers / name / all_versions[-1].name).dim, {}, []
+            for version in all_versions:
+                records[version.name], more = cache_version(name, teachers / name, version, opened, work)
+                shards += more
+        manifest = CacheManifest(teacher=name, dim=dim, dataset=opened.fingerprint, versions=records, shards=shards)
+        write_json(work / "manifest.json", manifest.model_dump())
+
+    once(folder, mark, fill)
+
+
+def domain_of(member: Member, dataset: Dataset) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """A domain expert's rows as single features and the ids that they must have.
+
+    Raises `UserError` for a feature that is not single and for a value that training never saw.
+    """
+    out = []
+    for feature, values in ({} if isinstance(member, FileTeacher) else member.rows or {}).items():
+        kinds = {sparse.name: sparse.kind for sparse in dataset.schema.sparse}
+        if kinds.get(feature) != "single" or dataset.schema.table(feature).encoding != "vocabulary":
+            raise UserError(
+                f"teachers: rows are selected by {feature!r}, which is no single feature with a vocabulary; "
+                f"these are: {', '.join(name for name, kind in kinds.items() if kind == 'single')}"
+            )
+        vocabulary = pq.read_table(dataset.vocabulary_path(dataset.schema.table(feature).name))["value"]
+        ids = []
+        for value in values:
+            at = pc.index(vocabulary, value).as_py()
+            if at < 0:
+                raise UserError(f"teachers: rows ask for {feature} = {value!r}, which no training row has")
+            ids.append(at + 1)
+        out.append((feature, tuple(ids)))
+    return tuple(out)
+
+
+def parameters_of(folder: Path) -> int:
+    """A teacher's parameters, 0 where they are unknown."""
+    path = folder / "teacher.json"
+    return int(read_json(path)["parameters"]) if path.exists() else 0

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from recdistill.config import Job
+from recdistill.config.load import MAX_BYTES, dump_job, load_job
+from recdistill.errors import UserError
+
+Complain = Callable[..., list[str]]
+
+
+@pytest.fixture
+def complaints(tmp_path: Path, job_text: str) -> Complain:
+    """What is said about the valid job after one piece of it was replaced, one sentence a line, without the folder."""
+
+    def complain(old: str = "", new: str = "", overrides: tuple[str, ...] = ()) -> list[str]:
+        assert old in job_text
+        path = tmp_path / "job.yaml"
+        path.write_text(job_text.replace(old, new, 1))
+        with pytest.raises(UserError) as caught:
+            load_job(path, overrides)
+        return str(caught.value).replace(f"{tmp_path}/", "").splitlines()
+
+    return complain
+
+
+def test_a_job_is_read_with_defaults_and_short_forms(job_file: Path) -> None:
+    job = load_job(job_file)
+    assert job.name == "tiny"
+    assert list(job.dataset.features) == ["user", "C1", "C2", "C3", "age"]
+    assert job.student.compression == 38
+
+
+def test_a_dumped_job_reads_back_to_itself(job_file: Path, tmp_path: Path) -> None:
+    job = load_job(job_file, ["distill.train.dense_rate=1e-5", "dataset.log.nulls=['~', 'no', '']"])
+    (tmp_path / "dumped.yaml").write_text(dump_job(job))
+    assert load_job(tmp_path / "dumped.yaml") == job
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "min_count",
+            "min_cuont",
+            "job.yaml:6: dataset.features.user.min_cuont: there is no such setting; did you mean",
+        ),
+        (
+            "min_count: 2",
+            "min_count: two",
+            "job.yaml:6: dataset.features.user.min_count: expected a whole number, came 'two'",
+        ),
+        ("min_count: 2", "min_count: 0", "job.yaml:6: dataset.features.user.min_count: expected at least 1, came 0"),
+        (
+            "C1..C3: {kind: single",
+            "C1..C3: {kind: singel",
+            "job.yaml:7: dataset.features.C1..C3.kind: expected 'single', ",
+        ),
+        ("kind: dense", "colum: x", "job.yaml:8: dataset.features.age: expected `kind`: one of 'single', 'bag', "),
+        ("by: random", "by: randum", "job.yaml:4: dataset.split.by: expected 'days', 'random', "),
+        ("teachers:", "teacher:", "job.yaml:9: teacher: there is no such setting; did you mean 'teachers'?"),
+        ("name: tiny", "name: [a, b]", "job.yaml:1: name: expected text, came a list of 2"),
+        ("name: tiny", "name: 2 tiny", "job.yaml:1: name: expected a name of letters, "),
+        ("name: tiny", "name: 7", "job.yaml:1: name: expected text, came 7; put it in quotes"),
+        ("name: tiny\n", "", "job.yaml:1: name: is missing"),
+        (
+            "features: [user]",
+            "features: [usr]",
+            "job.yaml:13: teachers.members.ids: no feature 'usr' in dataset.features; ",
+        ),
+        ("regime: out_of_fold", "regime: later_days", "job.yaml:10: teachers.regime: later_days needs dataset.split"),
+        ("test: 0.1", "test: 0.95", "job.yaml:4: dataset.split: with `by: random`, validation + test are fractions"),
+        ("log: {paths", "log: {path", "job.yaml:3: dataset.log.paths: is missing"),
+    ],
+)
+def test_a_mistake_is_named_with_line_key_and_what_was_meant(
+    complaints: Complain, old: str, new: str, expected: str
+) -> None:
+    assert any(line.strip().startswith(expected) for line in complaints(old, new)), complaints(old, new)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "meant"),
+    [("min_count", "min_cuont", "min_count"), ("kind: dense", "kind: denze", "dense"), ("[user]", "[usre]", "user")],
+)
+def test_the_nearest_valid_name_is_offered(complaints: Complain, old: str, new: str, meant: str) -> None:
+    assert complaints(old, new)[0].endswith(f"did you mean {meant!r}?")
+
+
+def test_a_name_like_no_other_gets_the_list_of_valid_ones(complaints: Complain) -> None:
+    assert "expected one of column, min_count, " in complaints("min_count", "zzz")[0]
+
+
+def test_all_mistakes_are_told_at_once_in_order_of_lines(complaints: Complain) -> None:
+    lines = complaints("name: tiny", "name: 7\ndistil: {}\nevaluate: {confidence: 2}\ndistill: {seeds: [0, x]}")
+    assert lines[0] == "job.yaml: 4 mistakes"
+    assert [line.split(": ")[0].strip() for line in lines[1:]] == [f"job.yaml:{line}" for line in (1, 2, 3, 4)]
+
+
+def test_one_mistake_under_a_short_form_is_told_once(complaints: Complain) -> None:
+    assert len(complaints("C1..C3: {kind: single", "C1..C3: {kind: single, hash: 3")) == 1
+
+
+def test_overrides_change_settings(job_file: Path) -> None:
+    job = load_job(
+        job_file,
+        [
+            "distill.tune.trials=3",
+            "distill.seeds=[4, 5]",
+            "distill.seeds.1=6",
+            "dataset.features.user.min_count=9",
+            "teachers.members.ids.features=[C1]",
+            "student.dim=null",
+        ],
+    )
+    assert job.distill.tune.trials == 3
+    assert job.distill.seeds == [4, 6]
+    assert job.dataset.features["user"].min_count == 9
+    assert job.teachers.members["ids"].features == ["C1"]
+
+
+def test_an_override_finds_names_with_dots(tmp_path: Path, job_text: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(job_text.replace("age:", "user.age:"))
+    job = load_job(path, ["dataset.features.user.age.transform=log"])
+    assert job.dataset.features["user.age"].transform == "log"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (
+            "distill.trian.epochs=3",
+            "--set distill.trian.epochs=3: distill.trian: there is no such setting; did you mean 'train'?",
+        ),
+        ("evaluate.confidence=2", "--set evaluate.confidence=2: evaluate.confidence: expected less than 1.0, came 2"),
+        ("evaluate.slices=[C9]", "--set evaluate.slices=[C9]: evaluate.slices: no feature 'C9'"),
+        ("name", "--set name: expected KEY=VALUE"),
+        ("=3", "--set =3: expected KEY=VALUE"),
+        ("name.x=3", "--set name.x=3: 'x' is asked of a single value"),
+        ("name=[1", "--set name=[1:1: not readable as YAML"),
+        (
+            "teachers.members.ids.features.7=x",
+            "--set teachers.members.ids.features.7=x: '7' is no position in a list of 1",
+        ),
+    ],
+)
+def test_a_mistaken_override_is_named(complaints: Complain, override: str, expected: str) -> None:
+    assert complaints(overrides=(override,))[0].startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "expected a job of `key: value` lines"),
+        (b"- a\n- b\n", "expected a job of `key: value` lines"),
+        (b"\xff\xfe\x00", "not text in UTF-8"),
+        (b"#" * (MAX_BYTES + 1), "larger than"),
+    ],
+)
+def test_a_file_that_is_no_job_is_refused(tmp_path: Path, content: bytes, what: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=what):
+        load_job(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no\.yaml: there is no such job file"):
+        load_job(tmp_path / "no.yaml")
+    with pytest.raises(UserError, match="cannot be read as a job file"):
+        load_job(tmp_path)
+
+
+def test_reading_a_job_does_not_import_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, recdistill.cli; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_default_is_spelled_out(job_file: Path) -> None:
+    assert "compression: 38" in dump_job(load_job(job_file))
+    assert set(Job.model_fields) <= {line.split(":")[0] for line in dump_job(load_job(job_file)).splitlines()}
