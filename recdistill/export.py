@@ -60,7 +60,10 @@ def open_student(folder: Path) -> tuple[DLRM, Schema]:
     path = folder / "check.parquet"
     if not path.exists():
         raise UserError(f"{path}: not there; a student's folder holds it, so copy the whole folder")
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path, columns=["example_id", *model.shape.features, EXPECTED])
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{path}: damaged ({error}); copy the student's folder again, or export again") from None
     expected = torch.from_numpy(table[EXPECTED].to_numpy().copy())
     worst = float((_logits(model, table.drop_columns(EXPECTED), schema) - expected).abs().max())
     if not worst <= TOLERANCE:

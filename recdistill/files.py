@@ -35,10 +35,11 @@ def file_sha256(path: Path) -> str:
 def atomic(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; renames it into place when the block ends well.
 
-    The temporary name starts with a dot, so no reader of `part-*` ever sees it.
+    The temporary name starts with a dot, so no reader of `part-*` ever sees it, and is always the same: what a kill
+    leaves behind is overwritten by the next attempt.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
         with partial.open("rb") as file:

@@ -8,6 +8,8 @@ inputs. The command line, the orchestrator and a notebook all call `run_job`.
 
 from __future__ import annotations
 
+import glob
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +53,20 @@ class _Stages:
         log = self.simulate()
         if upto == "simulate":
             return self.run.stage_folder("simulate")
-        dataset = self.ingest(log)
+        self.dataset = self.ingest(log)
         if upto == "ingest":
-            return dataset.root
-        teachers = self.teach(dataset)
+            return self.dataset.root
+        teachers = self.teach()
         if upto == "teach":
             return teachers
-        caches = self.cache(dataset)
+        self.caches = self.cache()
         if upto == "cache":
-            return caches[0].root.parent
-        students = self.distill(dataset, caches)
+            return self.run.stage_folder("cache")
+        students = self.distill()
         if upto == "distill":
             return self.run.stage_folder("distill")
-        evaluated = self.evaluate(dataset, caches, students)
-        return evaluated if upto == "evaluate" else self.export(dataset, students)
+        evaluated = self.evaluate(students)
+        return evaluated if upto == "evaluate" else self.export(students)
 
     @property
     def members(self) -> list[str]:
@@ -84,7 +86,7 @@ class _Stages:
             simulate(simulation, work, self.progress)
 
         folder = self.run.stage("simulate", simulation.model_dump(mode="json"), make)
-        return Files(paths=[str(folder / "day=*.parquet")])
+        return Files(paths=[f"{glob.escape(str(folder))}/day=*.parquet"])
 
     def ingest(self, log: Files) -> Dataset:
         spec = self.job.dataset.model_copy(update={"log": log, "simulate": None})
@@ -101,32 +103,32 @@ class _Stages:
 
         return Dataset(self.run.stage("ingest", inputs, make))
 
-    def versions(self, name: str, dataset: Dataset) -> list[Version]:
-        domain = domain_of(self.job.teachers.members[name], dataset)
-        return [version.within(domain) for version in versions(self.job.teachers, dataset)]
+    def versions(self, name: str) -> list[Version]:
+        domain = domain_of(self.job.teachers.members[name], self.dataset)
+        return [version.within(domain) for version in versions(self.job.teachers, self.dataset)]
 
-    def teach(self, dataset: Dataset) -> Path:
+    def teach(self) -> Path:
         units = []
         for name in self.members:
             member = self.job.teachers.members[name]
             if isinstance(member, FileTeacher):
                 continue
-            for chain in chains(self.versions(name, dataset)):
+            for chain in chains(self.versions(name)):
                 inputs = {
-                    "dataset": dataset.fingerprint,
+                    "dataset": self.dataset.fingerprint,
                     "teacher": member.model_dump(mode="json"),
                     "versions": [repr(version) for version in chain],
                 }
-                units.append(Unit(f"{name}/{chain[-1].name}", inputs, (member, name, dataset.root, chain)))
+                units.append(Unit(f"{name}/{chain[-1].name}", inputs, (member, name, self.dataset.root, chain)))
         return self.run.units("teach", teach_chain, units)
 
-    def cache(self, dataset: Dataset) -> list[TeacherCache]:
+    def cache(self) -> list[TeacherCache]:
         teachers = self.run.stage_folder("teach")
         units = []
         for name in self.members:
             member = self.job.teachers.members[name]
-            inputs: dict[str, Any] = {"dataset": dataset.fingerprint}
-            everyone = self.versions(name, dataset)
+            inputs: dict[str, Any] = {"dataset": self.dataset.fingerprint}
+            everyone = self.versions(name)
             if isinstance(member, FileTeacher):
                 inputs["teacher"] = member.model_dump(mode="json")
                 inputs["files"] = [file_sha256(source.path) for source in find(Files(paths=member.paths))]
@@ -138,61 +140,66 @@ class _Stages:
                     ]
                     for version in everyone
                 }
-            units.append(Unit(name, inputs, (member, name, teachers, dataset.root, everyone)))
+            units.append(Unit(name, inputs, (member, name, teachers, self.dataset.root, everyone)))
         folder = self.run.units("cache", cache_teacher, units)
-        return [TeacherCache(folder / name, dataset) for name in self.members]
+        return [TeacherCache(folder / name, self.dataset) for name in self.members]
 
-    def shapes(self, dataset: Dataset) -> tuple[Shape, Shape]:
-        """The foundation's shape and the student's."""
-        foundation = self.job.teachers.members[self.job.teachers.foundation]
-        assert isinstance(foundation, DlrmTeacher)
-        large = shape_of(foundation, foundation.dim, dataset.schema, foundation.features)
-        return large, solve(self.job.student, dataset.schema, large.parameters())
+    @cached_property
+    def foundation(self) -> Shape:
+        """The foundation's shape."""
+        member = self.job.teachers.members[self.job.teachers.foundation]
+        assert isinstance(member, DlrmTeacher)
+        return shape_of(member, member.dim, self.dataset.schema, member.features)
 
-    def distill(self, dataset: Dataset, caches: list[TeacherCache]) -> dict[Method, list[Path]]:
+    @cached_property
+    def student(self) -> Shape:
+        """The student's shape: of those that fit, the one that does best on validation rows when trained alone."""
+        shapes = solve(self.job.student, self.dataset.schema, self.foundation.parameters())
+        if len(shapes) == 1:
+            return shapes[0]
+        seed, settings = self.job.distill.tune.seed, candidates("alone", self.job.distill)[0]
+        units = [self._unit(f"dim-{s.dim}", "alone", seed, settings, s, "size") for s in shapes]
+        folder = self.run.units("size", distill_unit, units)
+        return shapes[best_of([folder / unit.name for unit in units])]
+
+    def _unit(self, name: str, method: Method, seed: int, settings: Distill, shape: Shape, stage: str) -> Unit:
+        """One student: of a shape, by a method, with a seed."""
+        inputs = {
+            "dataset": self.dataset.fingerprint,
+            "shape": shape.model_dump(),
+            "method": method,
+            "seed": seed,
+            "settings": _relevant(method, settings),
+        }
+        if method != "alone":
+            inputs["caches"] = {cache.name: cache.fingerprint for cache in self.caches}
+        teach, cache = self.run.stage_folder("teach"), self.run.stage_folder("cache")
+        committee = () if method == "alone" else tuple(self.members)
+        materials = Materials(self.dataset.root, teach, cache, committee, shape)
+        return Unit(name, inputs, (materials, method, seed, settings, f"{stage} {name}"))
+
+    def distill(self) -> dict[Method, list[Path]]:
         """Every method's students, one folder a seed."""
-        for cache in caches:
+        job, shape = self.job.distill, self.student
+        for cache in self.caches:
             cache.verify()
-        _, shape = self.shapes(dataset)
-        materials = Materials(
-            dataset.root,
-            self.run.stage_folder("teach"),
-            self.run.stage_folder("cache"),
-            tuple(self.members),
-            shape,
-        )
-        read = {"dataset": dataset.fingerprint, "shape": shape.model_dump()}
-        taught = {**read, "caches": {cache.name: cache.fingerprint for cache in caches}}
-
-        def unit(name: str, method: Method, seed: int, settings: Distill) -> Unit:
-            inputs = {
-                **(read if method == "alone" else taught),
-                "method": method,
-                "seed": seed,
-                "settings": _relevant(method, settings),
-            }
-            return Unit(name, inputs, (materials, method, seed, settings, f"distill {name}"))
-
-        settings = self.tune(unit)
+        settings = self.tune()
         units = [
-            unit(f"{method}/seed-{seed}", method, seed, settings[method])
-            for method in self.job.distill.methods
-            for seed in self.job.distill.seeds
+            self._unit(f"{method}/seed-{seed}", method, seed, settings[method], shape, "distill")
+            for method in job.methods
+            for seed in job.seeds
         ]
         folder = self.run.units("distill", distill_unit, units)
-        return {
-            method: [folder / method / f"seed-{seed}" for seed in self.job.distill.seeds]
-            for method in self.job.distill.methods
-        }
+        return {method: [folder / method / f"seed-{seed}" for seed in job.seeds] for method in job.methods}
 
-    def tune(self, unit: Any) -> dict[Method, Distill]:
+    def tune(self) -> dict[Method, Distill]:
         """Each method's settings: those of the trial with the best validation NE."""
         job = self.job.distill
         trials = {method: candidates(method, job) for method in job.methods}
         if job.tune.trials == 1:
             return {method: tried[0] for method, tried in trials.items()}
         units = [
-            unit(f"{method}/trial-{number}", method, job.tune.seed, settings)
+            self._unit(f"{method}/trial-{number}", method, job.tune.seed, settings, self.student, "tune")
             for method, tried in trials.items()
             for number, settings in enumerate(tried)
         ]
@@ -202,11 +209,12 @@ class _Stages:
             for method, tried in trials.items()
         }
 
-    def evaluate(self, dataset: Dataset, caches: list[TeacherCache], students: dict[Method, list[Path]]) -> Path:
-        large, small = self.shapes(dataset)
+    def evaluate(self, students: dict[Method, list[Path]]) -> Path:
+        large, small = self.foundation, self.student
         inputs = {
-            "dataset": dataset.fingerprint,
-            "caches": {cache.name: cache.fingerprint for cache in caches},
+            "job": [self.job.name, self.job.teachers.regime],
+            "dataset": self.dataset.fingerprint,
+            "caches": [[cache.name, cache.fingerprint] for cache in self.caches],
             "students": {
                 str(f.relative_to(f.parent.parent)): file_sha256(f / "test.parquet")
                 for fs in students.values()
@@ -217,9 +225,9 @@ class _Stages:
 
         def make(work: Path) -> None:
             models = []
-            for cache in caches:
+            for cache in self.caches:
                 path = work / "teachers" / f"{cache.name}.parquet"
-                write_test_logits(cache, dataset, path)
+                write_test_logits(cache, self.dataset, path)
                 parameters = parameters_of(self.run.stage_folder("teach") / cache.name / FINAL)
                 models.append(Scored(cache.name, "teacher", None, None, parameters, path))
             for method, folders in students.items():
@@ -238,11 +246,11 @@ class _Stages:
                 "name": self.job.name,
                 "foundation": self.job.teachers.foundation,
                 "regime": self.job.teachers.regime,
-                "teacher_forwards": _forwards(dataset, caches),
+                "teacher_forwards": _forwards(self.dataset, self.caches),
                 "account": [_account(self.job.teachers.foundation, large), _account("student", small)],
                 "timings": self.run.timings(),
             }
-            report = evaluate(dataset, models, self.job.evaluate, context)
+            report = evaluate(self.dataset, models, self.job.evaluate, context)
             write_json(work / "report.json", report)
             write_text(work / "report.html", render(report))
 
@@ -251,13 +259,13 @@ class _Stages:
             write_text(self.run.folder / name, (folder / name).read_text(encoding="utf-8"))
         return folder
 
-    def export(self, dataset: Dataset, students: dict[Method, list[Path]]) -> Path:
+    def export(self, students: dict[Method, list[Path]]) -> Path:
         """The student with the best validation NE of all, ready to serve, in `<run>/student`."""
         folders = [folder for method, folders in students.items() if method != "alone" for folder in folders]
         folders = folders or students["alone"]
         best = folders[best_of(folders)]
-        inputs = {"dataset": dataset.fingerprint, "student": file_sha256(best / "weights.safetensors")}
-        folder = self.run.stage("export", inputs, lambda work: export_student(best, dataset, work))
+        inputs = {"dataset": self.dataset.fingerprint, "student": file_sha256(best / "weights.safetensors")}
+        folder = self.run.stage("export", inputs, lambda work: export_student(best, self.dataset, work))
         link = self.run.folder / "student"
         if not link.exists():
             link.unlink(missing_ok=True)

@@ -95,8 +95,6 @@ def simulate(spec: Simulation, out: Path, report: Progress = silent) -> Files:
     mark = fingerprint([_VERSION, spec.model_dump(mode="json")])
     paths = [out / f"day={_midnight(spec, day):%Y-%m-%d}.parquet" for day in range(spec.days)]
     _refuse_strangers(out, paths, mark)
-    for left_by_a_kill in out.glob(".day=*.partial-*"):
-        left_by_a_kill.unlink()
     missing = {day: path for day, path in enumerate(paths) if not path.exists()}
     if missing:
         _write_days(spec, missing, mark, report)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 from recdistill.clicklog.scratch import Scratch
 from recdistill.clicklog.typed import Counts, TypedLog
@@ -16,8 +17,6 @@ from recdistill.errors import UserError
 
 DAY = 86_400_000_000
 """Microseconds."""
-_EPSILON = 1e-9
-"""So that 10 rows * 0.7 is not 6.999..."""
 
 
 def arrange(scratch: Scratch, log: TypedLog) -> Counts:
@@ -75,8 +74,9 @@ def _case(value: str, validation: object, test: object) -> str:
 
 
 def _first_rows(count: str, validation: float, test: float) -> tuple[str, str]:
-    tested = f"floor({count} * {test!r} + {_EPSILON})"
-    return f"({count} - {tested} - floor({count} * {validation!r} + {_EPSILON}))", f"({count} - {tested})"
+    """The rank of the first validation row and of the first test row, in SQL's exact decimal numbers."""
+    tested, validated = (f"floor({count} * {Decimal(repr(share)):f})" for share in (test, validation))
+    return f"({count} - {tested} - {validated})", f"({count} - {tested})"
 
 
 def _rows_by_day(scratch: Scratch) -> dict[int, int]:

@@ -18,7 +18,9 @@ def binary_field(name: str, dtype: str, dim: int) -> pa.Field:
 def vectors_to_binary(values: np.ndarray) -> pa.Array:
     """[N, d] C-contiguous to a fixed-size binary array, without a copy."""
     values = np.ascontiguousarray(values)
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(values.strides[0]), len(values), [None, pa.py_buffer(values)])
+    # Not its stride: numpy leaves that of a single row as it was.
+    width = values.shape[1] * values.itemsize
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(values), [None, pa.py_buffer(values)])
 
 
 def binary_to_vectors(column: pa.Array, field: pa.Field) -> np.ndarray:

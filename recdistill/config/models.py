@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from recdistill.config.base import NAME, Section, expand
 
@@ -69,8 +69,8 @@ class DlrmTeacher(_Member, Architecture):
 class SklearnTeacher(_Member):
     """Any scikit-learn classifier, fitted in memory on at most `max_rows` rows.
 
-    `encode: target` gives the classifier each id's smoothed training click rate (scikit-learn's TargetEncoder)
-    and, per bag, the mean over its ids; that is what lets trees use large vocabularies.
+    Ids reach it as their smoothed training click rates and counts, and a bag as the mean over its ids: that is what
+    lets trees use large vocabularies.
     """
 
     kind: Literal["sklearn"]
@@ -90,6 +90,11 @@ class FileTeacher(Section):
     seen: Literal["unseen", "in_sample"] = "unseen"
     """Whether it was trained on the training rows that it scores here."""
 
+    @field_validator("paths", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
 
 Member = Annotated[DlrmTeacher | SklearnTeacher | FileTeacher, Field(discriminator="kind")]
 MemberName = Annotated[str, Field(pattern=NAME)]
@@ -99,7 +104,8 @@ class Teachers(Section):
     """The job's `teachers:` section: the committee, and which rows each member may score.
 
     - `later_days`: trained on the first `teacher_days` of the training days, scores all later rows;
-    - `prequential`: scores each day before it learns from it;
+    - `prequential`: goes on from day to day, and scores each day before it learns from it; a final version, trained
+      on all training days, scores validation and test;
     - `out_of_fold`: `folds` versions, each scores the fold it has not seen; a final one for validation and test;
     - `in_sample`: scores its own training rows; an ablation, and the report says so.
     """
@@ -121,12 +127,13 @@ class Teachers(Section):
 
 
 class Student(Architecture):
-    """The job's `student:` section. The solver chooses `dim` and table sizes to fit `compression`."""
+    """The job's `student:` section. The solver chooses dimension and table sizes to fit `compression`."""
 
     compression: float = Field(38, gt=0)
     """The foundation teacher's parameters over the student's, tables included."""
-    dim: Annotated[int, Field(ge=4, multiple_of=4)] | None = None
-    """A multiple of four, as fused kernels want it; the largest that fits when absent."""
+    dims: list[Annotated[int, Field(ge=4, multiple_of=4)]] = Field([4, 8, 16], min_length=1)
+    """Embedding dimensions to try, multiples of four as fused kernels want them. A wider one has tables of fewer rows.
+    Where several fit, each is trained alone once, and validation NE decides."""
     top: list[Width] = Field([32], min_length=1)
     bottom: list[Width] = []
     features: list[str] | None = None

@@ -26,7 +26,6 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
 from recdistill.config.models import Train
 
-
 # Says at import, of every program alike, that a function of torch.fx has been renamed.
 logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
@@ -75,9 +74,10 @@ def plan(module: nn.Module) -> ShardingPlan:
 def shard(module: nn.Module, settings: Train) -> tuple[DistributedModelParallel, CombinedOptimizer]:
     """Shards every embedding table in `module`, whose optimizer then runs inside backward, and the optimizer of it all.
 
-    Tables: fused row-wise Adagrad. Everything dense: AdamW.
+    Tables: fused row-wise Adagrad. Everything dense: AdamW. Every number is what it was in `module`.
     """
     join_group()
+    begin = module.state_dict()
     for part in module.modules():
         if isinstance(part, torchrec.EmbeddingBagCollection):
             apply_optimizer_in_backward(
@@ -90,6 +90,8 @@ def shard(module: nn.Module, settings: Train) -> tuple[DistributedModelParallel,
         sharders=[EmbeddingBagCollectionSharder()],
         init_data_parallel=dist.get_world_size() > 1,
     )
+    # Sharded tables are drawn anew, by whatever was drawn before: a seed would mean another student under each method.
+    sharded.load_state_dict(begin)
     fused = set(sharded.fused_optimizer.params)
     dense = {name: value for name, value in sharded.named_parameters() if name not in fused and value.requires_grad}
     adam = KeyedOptimizerWrapper(

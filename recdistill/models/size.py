@@ -1,4 +1,4 @@
-"""The size solver: from a compression ratio to a student's dimension and table sizes, every parameter counted."""
+"""The size solver: from a compression ratio to table sizes, every parameter counted."""
 
 from __future__ import annotations
 
@@ -7,48 +7,43 @@ from recdistill.config.models import Student
 from recdistill.errors import UserError
 from recdistill.models.shape import Shape, TableShape, shape_of
 
-STEP = 4
-"""Fused embedding kernels take dimensions that are multiples of four."""
+LEAST = 2
+"""Rows that a table keeps at least: one of its own for the most frequent id, one for all others."""
 OWN = 0.75
 """Share of a shrunk table's rows that the most frequent ids keep to themselves."""
 
 
-def solve(student: Student, schema: Schema, foundation_parameters: int) -> Shape:
-    """The largest student of this architecture with at most `foundation_parameters / compression` parameters.
+def solve(student: Student, schema: Schema, foundation_parameters: int) -> list[Shape]:
+    """The students that fit into `foundation_parameters / compression` parameters, one for each of `student.dims`.
 
-    A row for every id and the largest dimension that fits; if not even the smallest fits, the largest tables are cut
-    to one common height, and the ids beyond it share rows by hash.
+    Each has a row for every id if it can; if not, its largest tables are cut to one common height, and the ids beyond
+    it share rows by hash. Which dimension is best is a question for data.
 
-    Raises `UserError` with the account when no table size fits.
+    Raises `UserError` with the account when none fits, whatever its tables.
     """
     budget = int(foundation_parameters / student.compression)
-    if student.dim is not None:
-        return _shrink(shape_of(student, student.dim, schema, student.features), budget)
-    best = None
-    dim = STEP
-    while (shape := shape_of(student, dim, schema, student.features)).parameters() <= budget:
-        best = shape
-        dim += STEP
-    return best or _shrink(shape_of(student, STEP, schema, student.features), budget)
-
-
-def _shrink(shape: Shape, budget: int) -> Shape:
-    if shape.parameters() <= budget:
-        return shape
-    low, high = 2, max(table.rows for table in shape.tables)
-    if _cut(shape, low).parameters() > budget:
-        account = ", ".join(f"{place} {count:,}" for place, count in _cut(shape, low).account().items())
+    shapes = [shape_of(student, dim, schema, student.features) for dim in sorted(set(student.dims))]
+    fitting = [cut for shape in shapes if (cut := _shrink(shape, budget)) is not None]
+    if not fitting:
+        account = ", ".join(f"{place} {count:,}" for place, count in _cut(shapes[0], LEAST).account().items())
         raise UserError(
-            f"student: {budget:,} parameters (the foundation's over student.compression) are too few even with two "
+            f"student: {budget:,} parameters (the foundation's over student.compression) are too few even with {LEAST} "
             f"rows a table ({account}); make student.top or student.bottom narrower, use interaction: none, "
             "drop features, or lower student.compression"
         )
+    return fitting
+
+
+def _shrink(shape: Shape, budget: int) -> Shape | None:
+    """The shape with tables as high as the budget allows, or None where not even the lowest fit."""
+    if shape.parameters() <= budget:
+        return shape
+    if _cut(shape, LEAST).parameters() > budget:
+        return None
+    low, high = LEAST, max(table.rows for table in shape.tables)
     while low + 1 < high:
         middle = (low + high) // 2
-        if _cut(shape, middle).parameters() <= budget:
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if _cut(shape, middle).parameters() <= budget else (low, middle)
     return _cut(shape, low)
 
 

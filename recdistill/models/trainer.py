@@ -64,17 +64,18 @@ def fit(
     """Trains `module`, whose `forward(batch)` is its loss (a scalar), and leaves its best check in `work`.
 
     `epoch_batches(generator)` yields one epoch in an order that the generator decides; `validate(module)` gives
-    the validation NE. `load_best` then fills an unsharded copy of the module. `start` is the `work` of an earlier
-    training of the same module: its last weights and optimizer state are where this one begins.
+    the validation NE. `steps_per_epoch` decides after how many batches a check is due; an epoch may turn out shorter,
+    and then has fewer checks. `load_best` then fills an unsharded copy of the module. `start` is the `work` of an
+    earlier training of the same module: its last weights and optimizer state are where this one begins.
 
-    Raises `UserError` when a loss is not finite, before it reaches a table.
+    Raises `UserError` when a loss is not finite, before it reaches a table, and when validation NE is not.
     """
     with quiet():
         model, optimizer = shard(module, settings)
     position = _resume(work, model, optimizer)
     if start is not None and not position.checks:
         _resume(start, model, optimizer)
-    per_check = math.ceil(steps_per_epoch / settings.checks_per_epoch)
+    per_check = max(1, math.ceil(steps_per_epoch / settings.checks_per_epoch))
     stream: Iterator[Batch] | None = None
 
     while not position.finished:
@@ -82,10 +83,10 @@ def fit(
         torch.manual_seed(int(np.random.SeedSequence([seed, position.epoch, position.step]).generate_state(1)[0]))
         if stream is None:
             stream = itertools.islice(epoch_batches(generator), position.step, None)
-        last_of_epoch = position.step // per_check >= settings.checks_per_epoch - 1
+        to_the_end = position.step // per_check >= settings.checks_per_epoch - 1
         model.train()
         losses = []
-        for batch in stream if last_of_epoch else itertools.islice(stream, per_check):
+        for batch in stream if to_the_end else itertools.islice(stream, per_check):
             loss = model(batch.to(device()))
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
@@ -99,11 +100,22 @@ def fit(
             optimizer.step()
         if not losses and position.step == 0:
             raise UserError(f"{label}: there are no rows to train on; look at the split and the teacher's `rows`")
-        if last_of_epoch:
-            stream = None
+        following = next(stream, None)
+        last_of_epoch = following is None
+        stream = None if following is None else itertools.chain([following], stream)
         model.eval()
         with torch.no_grad():
             ne = validate(cast(Module, model.module))
+        if not math.isfinite(ne):
+            raise UserError(
+                f"{label}: its validation NE is {ne}: there are no validation rows for it, all of them have the same "
+                "label, or its logits are not finite; widen dataset.split.validation, or the teacher's `rows`"
+            )
+        if not math.isfinite(ne):
+            raise UserError(
+                f"{label}: the validation NE is not defined, since the validation rows that it answers are none "
+                "or all have one label; give validation more rows"
+            )
         position = _advance(position, ne, losses, last_of_epoch, settings)
         _save(work, model, optimizer, position)
         done = position.epoch + position.step / max(1, steps_per_epoch)
@@ -131,7 +143,7 @@ def _advance(position: Position, ne: float, losses: list[float], last_of_epoch: 
         step=0 if last_of_epoch else position.step + len(losses),
         checks=checks,
         losses=[*position.losses, sum(losses) / max(1, len(losses))],
-        finished=epoch >= settings.epochs or bad_in_a_row >= settings.patience or not math.isfinite(ne),
+        finished=epoch >= settings.epochs or bad_in_a_row >= settings.patience,
     )
 
 

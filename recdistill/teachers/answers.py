@@ -73,11 +73,16 @@ class Answers:
         _refuse(np.asarray(batch["example_id"].is_null()), numbers, source, "example_id is null; expected an integer")
         with np.errstate(over="ignore"):
             logit = (batch["logit"].to_numpy(zero_copy_only=False) + np.float64(shift)).astype(np.float32)
-        _refuse(~np.isfinite(logit), numbers, source, "logit is not a finite number; write null for no answer")
+        _refuse(
+            np.logical_not(np.isfinite(logit)),
+            numbers,
+            source,
+            "logit is not a finite number; write null for no answer",
+        )
         arrays = [batch["example_id"].cast(pa.int64()), pa.array(logit)]
         if self.dim:
             vectors = self._vectors(batch, numbers, source)
-            _refuse(np.asarray(~np.isfinite(vectors)).any(axis=1), numbers, source, "embedding is not finite")
+            _refuse(np.logical_not(np.isfinite(vectors)).any(axis=1), numbers, source, "embedding is not finite")
             arrays.append(vectors_to_binary(np.clip(vectors, -_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float16)))
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
@@ -88,9 +93,10 @@ class Answers:
         if pa.types.is_fixed_size_binary(column.type):
             return binary_to_vectors(column, batch.schema.field("embedding"))
         lengths = pc.list_value_length(column).to_numpy()
-        _refuse(lengths != self.dim, numbers, source, f"embedding has not {self.dim} numbers, as in the first row")
+        ragged = np.not_equal(lengths, self.dim)
+        _refuse(ragged, numbers, source, f"embedding has not {self.dim} numbers, as in the first row")
         values = pc.list_flatten(column)
-        missing = np.asarray(values.is_null()).reshape(-1, self.dim).any(axis=1)
+        missing = np.logical_or.reduce(np.asarray(values.is_null()).reshape(-1, self.dim), axis=1)
         _refuse(missing, numbers, source, "embedding holds a null; expected numbers")
         return values.to_numpy().reshape(-1, self.dim)
 

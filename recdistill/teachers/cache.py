@@ -97,10 +97,12 @@ def calibrate(logit: np.ndarray, label: np.ndarray, weight: np.ndarray) -> tuple
 
 def alignment(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """The matrix [dim + 1, dim] that maps `[source, 1]` onto `target`: ridge regression, 1e-3 of the mean variance."""
-    x = np.hstack([source, np.ones((len(source), 1), source.dtype)]).astype(np.float64)
-    gram = x.T @ x
-    gram[np.diag_indices_from(gram)] += 1e-3 * np.trace(gram) / len(gram)
-    return np.linalg.solve(gram, x.T @ target).astype(np.float32)
+    x, y = source.astype(np.float64), target.astype(np.float64)
+    middle, goal = x.mean(axis=0), y.mean(axis=0)
+    gram = (x - middle).T @ (x - middle)
+    gram[np.diag_indices_from(gram)] += 1e-3 * np.trace(gram) / len(gram) + 1e-12  # an embedding may be constant
+    matrix = np.linalg.solve(gram, (x - middle).T @ (y - goal))
+    return np.vstack([matrix, goal - middle @ matrix]).astype(np.float32)
 
 
 def _score_part(

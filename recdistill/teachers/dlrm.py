@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from recdistill.clicklog.batches import Batch, Rows, batches
 from recdistill.clicklog.schema import Dataset
 from recdistill.config.models import DlrmTeacher
-from recdistill.files import write_json
+from recdistill.errors import UserError
+from recdistill.files import file_sha256, read_json, write_json
 from recdistill.models.dlrm import DLRM, mlp
 from recdistill.models.frozen import WEIGHTS, load_model, load_shape, save_model
 from recdistill.models.shape import shape_of
@@ -69,9 +70,14 @@ def train_dlrm(
 
 
 class FrozenDlrm:
-    """A DLRM teacher as everybody else sees it; see `protocol.Teacher`."""
+    """A DLRM teacher as everybody else sees it; see `protocol.Teacher`.
+
+    Raises:
+        UserError: its weights are not those that were trained.
+    """
 
     def __init__(self, folder: Path) -> None:
+        _verify(folder)
         self.model = load_model(folder).to(device())
         self.dim = self.model.shape.embedding_dim
         self.features = self.model.shape.features
@@ -89,13 +95,19 @@ def open_dlrm(folder: Path) -> FrozenDlrm:
 
 
 class DlrmUpper(Upper):
-    """The layers above the embedding, read without the tables. The answer: last hidden activation and logit."""
+    """The layers above the embedding, read without the tables. The answer: last hidden activation and logit.
+
+    Raises:
+        UserError: its weights are not those that were trained.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
+        _verify(folder)
         shape = load_shape(folder)
         meta = torch.device("meta")
-        self.layers = mlp([shape.embedding_dim, *shape.top[shape.cut :]], shape.dropout, meta)
+        # Without dropout: what is frozen answers the same while a student beside it trains.
+        self.layers = mlp([shape.embedding_dim, *shape.top[shape.cut :]], 0.0, meta)
         self.head = nn.Linear(shape.top[-1], 1, device=meta)
         self.dim, self.answer_dim = shape.embedding_dim, shape.top[-1] + 1
         weights = {}
@@ -115,3 +127,12 @@ class DlrmUpper(Upper):
         for layer in self.layers:
             z = layer(z)
         return torch.cat([z, self.head(z)], dim=1)
+
+
+def _verify(folder: Path) -> None:
+    path = folder / WEIGHTS
+    if not path.exists() or file_sha256(path) != read_json(folder / "teacher.json")["fingerprint"]:
+        raise UserError(
+            f"{path}: missing, or not the weights that were trained (teacher.json holds their checksum); remove "
+            f"{folder} and teach again"
+        )

@@ -12,7 +12,6 @@ from recdistill.clicklog.batches import Batch
 from recdistill.errors import UserError
 from recdistill.files import read_json
 
-
 KINDS = {
     "dlrm": ("recdistill.teachers.dlrm", "open_dlrm"),
     "sklearn": ("recdistill.teachers.trees", "open_sklearn"),

@@ -52,8 +52,8 @@ def train_sklearn(spec: SklearnTeacher, dataset: Dataset, version: Version, out:
     A version that continues another one learns anew from all days up to its own: a classifier has no way to go on.
 
     Raises:
-        UserError: the classifier or a parameter is unknown, cannot be fitted or cannot be kept in a file; there are
-            no rows, or all their labels are equal; rows have weights and the classifier takes none.
+        UserError: the classifier or a parameter is unknown, cannot be fitted, cannot be kept in a file or gives no
+            number; there are no rows, or all their labels are equal; rows have weights and the classifier takes none.
     """
     columns = [*(column.name for column in dataset.schema.dense), *(column.name for column in dataset.schema.sparse)]
     features = [name for name in columns if spec.features is None or name in spec.features]
@@ -73,31 +73,13 @@ def train_sklearn(spec: SklearnTeacher, dataset: Dataset, version: Version, out:
         classifier.fit(matrix, rows.label.astype(np.int64), **weight)
     except ValueError as error:
         raise UserError(f"{label}: {spec.model} cannot be fitted: {str(error).splitlines()[0]}") from None
-    progress.current().update(label, 1, 2, "fitted")
     teacher = FrozenSklearn(classifier, encoding, features, _stages(classifier, matrix[:1]))
-    teacher.choose_columns(matrix[:: max(1, len(matrix) // _CHECKED_ROWS)])
-    size, content = _save(teacher, out, matrix[:_CHECKED_ROWS], label)
-
-    held_out = batches(
-        dataset, Rows("validation", domain=version.learns.domain), SCORING_BATCH, features=teacher.features
-    )
-    ne = normalised_entropy((teacher.score(batch)[0], batch) for batch in held_out)
-    write_json(
-        out / "teacher.json",
-        {
-            "version": 1,
-            "kind": "sklearn",
-            "model": spec.model,
-            "features": features,
-            "single": sorted(encoding.single),
-            "stages": teacher.stages,
-            "parameters": size,
-            "fingerprint": fingerprint([content, file_sha256(out / "encoding.safetensors"), teacher.stages]),
-            "rows": len(rows),
-            "validation_ne": ne if math.isfinite(ne) else None,
-        },
-    )
-    progress.current().update(label, 2, 2, f"validation NE {ne:.4f}")
+    teacher.choose_columns(matrix[:_CHECKED_ROWS])
+    progress.current().update(label, 1, 2, "fitted")
+    _save(teacher, out, matrix[:_CHECKED_ROWS], label)
+    ne = _validation_ne(teacher, dataset, version, label)
+    _describe(teacher, out, {"model": spec.model, "rows": len(rows), "validation_ne": ne})
+    progress.current().update(label, 2, 2, "" if ne is None else f"validation NE {ne:.4f}")
 
 
 class FrozenSklearn:
@@ -199,24 +181,50 @@ def _stages(classifier: Any, row: np.ndarray) -> list[int]:
     return sorted({math.ceil(last / 2**halved) for halved in range(STAGES)})
 
 
-def _save(teacher: FrozenSklearn, out: Path, columns: np.ndarray, label: str) -> tuple[int, str]:
-    """Writes both files; numbers that are in them (a tree's node counts as one), and the classifier's digest."""
+def _save(teacher: FrozenSklearn, out: Path, columns: np.ndarray, label: str) -> None:
+    """Writes encoding and classifier, and makes sure that what can be read back says the same about `columns`."""
     with atomic(out / "encoding.safetensors") as partial:
         save_file(teacher.encoding.arrays, partial)
     with atomic(out / "classifier.skops") as partial:
         skops.io.dump(teacher.classifier, partial, compression=zipfile.ZIP_DEFLATED)
-    digest = hashlib.sha256()
-    numbers = sum(array.size for array in teacher.encoding.arrays.values())
-    for name, content in _archive(out / "classifier.skops"):
-        digest.update(_ADDRESS.sub(b"", content) if name == "schema.json" else content)
-        numbers += np.load(io.BytesIO(content)).size if name.endswith(".npy") else 0
     reopened = FrozenSklearn(_load(out / "classifier.skops"), teacher.encoding, teacher.features, teacher.stages)
     if not np.array_equal(reopened.say(columns)[1], teacher.say(columns)[1]):
         raise UserError(
             f"{label}: {type(teacher.classifier).__name__} does not say the same after it was written and read again; "
             "choose another classifier"
         )
-    return int(numbers), digest.hexdigest()
+
+
+def _validation_ne(teacher: FrozenSklearn, dataset: Dataset, version: Version, label: str) -> float | None:
+    """NE on the version's validation rows; None where it is not defined (no rows, or one label)."""
+    rows = Rows("validation", domain=version.learns.domain)
+    stream = batches(dataset, rows, SCORING_BATCH, features=teacher.features)
+    ne = normalised_entropy((teacher.score(batch)[0], batch) for batch in stream)
+    if math.isnan(ne):
+        kind = type(teacher.classifier).__name__
+        raise UserError(f"{label}: {kind} gives no number for some validation rows; choose another classifier")
+    return ne if math.isfinite(ne) else None
+
+
+def _describe(teacher: FrozenSklearn, out: Path, about: dict[str, Any]) -> None:
+    """Writes `teacher.json`. `parameters` are the numbers in both files, where a tree's node counts as one."""
+    digest = hashlib.sha256()
+    parameters = sum(array.size for array in teacher.encoding.arrays.values())
+    for name, content in _archive(out / "classifier.skops"):
+        digest.update(_ADDRESS.sub(b"", content) if name == "schema.json" else content)
+        parameters += np.load(io.BytesIO(content)).size if name.endswith(".npy") else 0
+    said = {"features": teacher.features, "single": sorted(teacher.encoding.single), "stages": teacher.stages}
+    write_json(
+        out / "teacher.json",
+        {
+            "version": 1,
+            "kind": "sklearn",
+            **about,
+            **said,
+            "parameters": int(parameters),
+            "fingerprint": fingerprint([digest.hexdigest(), file_sha256(out / "encoding.safetensors"), said]),
+        },
+    )
 
 
 def _archive(path: Path) -> Iterator[tuple[str, bytes]]:

@@ -79,7 +79,7 @@ def versions(teachers: Teachers, dataset: Dataset) -> list[Version]:
         )
         for before, day, after in zip([None, *days], days, days[1:], strict=False)
     ]
-    return [*chain, Version(FINAL, Rows("train", (days[-1],)), HELD_OUT, continues=chain[-1].name)]
+    return [*chain, Version(FINAL, train, HELD_OUT)]
 
 
 def chains(all_versions: list[Version]) -> list[list[Version]]:

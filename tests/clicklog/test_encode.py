@@ -113,6 +113,16 @@ def test_a_headerless_log_keeps_its_settings(logs, small, tmp_path):
     assert got["x"].to_pylist()[1] == 0 < got["x"].to_pylist()[0]
 
 
+def test_a_log_in_another_format_than_was_said(logs, small, features, read):
+    table = small()
+    path = logs.write(table, "log.csv").rename(logs.folder / "log.txt")
+    log = {"paths": [str(path)], "format": "csv"}
+    dataset = logs.ingest(path, log=log, features=without(features, "liked"))
+    expected = read(dataset).drop_columns(["split", "time"])
+    assert encode(dataset.root, path).equals(expected)
+    assert encode(dataset.root, logs.write(table, "log.parquet")).equals(expected)
+
+
 def test_a_schema_that_does_not_say_how_is_refused(logs, small, features):
     dataset = logs.ingest(small())
     schema = dataset.root / "schema.json"

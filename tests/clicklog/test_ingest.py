@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recdistill.clicklog import parts, scratch
+from recdistill.clicklog import parts, scratch, sources
 from recdistill.clicklog.hashing import hashed_ids
 from recdistill.clicklog.ingest import ingest
 from recdistill.clicklog.schema import Dataset
@@ -115,6 +115,16 @@ def test_a_log_in_many_files_and_any_order_gives_the_same_bytes(logs, small, rea
     assert tree(logs.ingest([f"{logs.folder}/many/*.csv"], "files").root) == expected
 
 
+def test_files_in_order_inside_but_not_among_themselves(logs, small, read):
+    table = small()
+    expected = tree(logs.ingest(table).root)
+    days = sorted({when // 86_400_000 for when in table["when"]})
+    for index, day in enumerate(reversed(days)):
+        rows = [at for at, when in enumerate(table["when"]) if when // 86_400_000 == day]
+        logs.write({name: [values[at] for at in rows] for name, values in table.items()}, f"many/{index}.csv")
+    assert tree(logs.ingest([f"{logs.folder}/many/*.csv"], "files").root) == expected
+
+
 def test_where_the_log_lies_does_not_matter(logs, small):
     table = small()
     paths = [logs.write(table, f"{folder}/day=1/log.csv") for folder in ("here", "there/deep")]
@@ -176,11 +186,12 @@ ingest.ingest(Dataset.model_validate_json(Path({str(logs.folder / "section.json"
 
 def test_parts_and_batches_of_any_size_hold_the_same_rows(logs, small, read, monkeypatch):
     split = {"by": "random", "validation": 0.2, "test": 0.2}
-    expected = read(logs.ingest(small(), split=split))
+    expected = read(logs.ingest(small(), split=split, example_id=None))
     monkeypatch.setattr(parts, "PART_ROWS", 20)
     monkeypatch.setattr(parts, "ROW_GROUP_ROWS", 7)
     monkeypatch.setattr(scratch, "ROW_GROUP_ROWS", 11)
-    dataset = logs.ingest(small(), "small-parts", split=split)
+    monkeypatch.setattr(sources, "BATCH_ROWS", 13)
+    dataset = logs.ingest(small(), "small-parts", split=split, example_id=None)
     assert max(part.rows for part in dataset.parts()) == 20
     assert max(part.index for part in dataset.parts()) > 0
     dense = expected.schema.get_field_index("price")
@@ -206,6 +217,36 @@ def test_weight_and_true_probability_are_kept(logs, small, read):
     rows = read(logs.ingest(table, weight="price", true_probability="p", features=TAGS))
     assert rows["weight"].to_pylist() == pytest.approx(table["price"])
     assert set(rows["true_probability"].to_pylist()) == {0.25}
+
+
+def test_features_that_share_a_table(logs, read):
+    table = {
+        "item": ["a", "b", "a", "c"] * 5,
+        "cart": ["a|x", None, "c|b", "b"] * 5,
+        "last": ["b", "x", None, "a"] * 5,
+        "when": list(range(20)),
+        "user": ["u"] * 20,
+        "clicked": [0, 1] * 10,
+    }
+    dataset = logs.ingest(
+        table,
+        example_id=None,
+        time={"column": "when", "unit": "order"},
+        split={"by": "order", "validation": 0.2, "test": 0.2},
+        features={
+            "item": {"kind": "single"},
+            "cart": {"kind": "bag", "delimiter": "|", "share": "item"},
+            "last": {"kind": "single", "share": "item"},
+            "tags": {"kind": "bag", "column": "cart", "delimiter": "|"},
+            "past": {"kind": "history", "user": "user", "of": "tags", "last": 3, "outcome": "any"},
+        },
+    )
+    rows = read(dataset).slice(0, 4)
+    assert [part.name for part in dataset.schema.tables] == ["item", "tags"]
+    assert decode(dataset, "item", rows["item"]) == ["a", "b", "a", "c"]
+    assert decode(dataset, "cart", rows["cart"]) == [["a", None], [], ["c", "b"], ["b"]]
+    assert decode(dataset, "last", rows["last"]) == ["b", 0, None, "a"]
+    assert decode(dataset, "past", rows["past"]) == [[], ["x", "a"], ["x", "a"], ["b", "c", "x"]]
 
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from recdistill.clicklog import sources
 from recdistill.clicklog.ingest import ingest
 from recdistill.errors import UserError
 
@@ -110,7 +111,10 @@ def test_a_dictionary_of_lists_is_no_single(logs, small):
         logs.ingest(table, features={"tags": {"kind": "single"}})
 
 
-def test_the_place_is_that_of_the_file(logs, small):
+def test_the_place_is_that_of_the_file(logs, small, monkeypatch):
+    monkeypatch.setattr(sources, "BATCH_ROWS", 7)
+    with pytest.raises(UserError, match=r"log.parquet, row 201, column 'price': is 'dear'"):
+        logs.ingest(edit(price={200: "dear"})(small()))
     logs.write(small(), "log/1.csv")
     logs.write(edit(price={4: "dear"})(small()), "log/2.csv")
     with pytest.raises(UserError, match=r"log/2.csv, row 5, column 'price': is 'dear'"):

@@ -183,7 +183,7 @@ def test_a_killed_run_goes_on_to_the_same_files(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         simulate(SMALL, out)
     assert [path.name for path in out.iterdir()] == ["day=2026-01-01.parquet"]
-    (out / ".day=2026-01-02.parquet.partial-1").write_bytes(b"what a kill -9 leaves")
+    (out / ".day=2026-01-02.parquet.partial").write_bytes(b"what a kill -9 leaves")
     kept = (out / "day=2026-01-01.parquet").stat().st_mtime_ns
     simulate(SMALL, out)
     assert digests(out) == digests(straight)

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from recdistill.clicklog import sources
 from recdistill.clicklog.sources import column_names, expand_path, find, read
 from recdistill.config.dataset import Files
 from recdistill.errors import UserError
@@ -60,6 +61,13 @@ def test_text_is_read_as_strings_with_quotes_line_breaks_and_nulls(tmp_path):
     path = write(tmp_path / "log.csv", '\ufeffa,b,c\r\n1,"x, ""y""\nz",NA\r\n\r\n007,,"2"\r\n')
     assert cells(path, ["c", "a", "b"]) == {"c": [None, "2"], "a": ["1", "007"], "b": ['x, "y"\nz', None]}
     assert cells(path, ["c"], nulls=["2"]) == {"c": ["NA", None]}
+
+
+def test_line_breaks_in_quotes_may_lie_where_blocks_meet(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_BLOCK_BYTES", 64)
+    values = ["x" * (number % 7) + "\n" * (number % 5) + "y" for number in range(200)]
+    quoted = "".join(f'"{value}"\n' for value in values)
+    assert cells(write(tmp_path / "log.csv", "a\n" + quoted), ["a"]) == {"a": values}
 
 
 def test_headerless_tab_separated(tmp_path):

@@ -200,7 +200,7 @@ def test_versions_fill_the_cache(tiny_dataset: Dataset, tmp_path: Path) -> None:
         ({"params": {"max_iters": 3}}, "has no parameter 'max_iters'; did you mean 'max_iter'"),
         ({"params": {"max_iter": -3}}, "cannot be fitted: The 'max_iter' parameter"),
         ({"model": "sklearn.ensemble.VotingClassifier", "params": {}}, "cannot be made from `params`"),
-        ({"model": "sklearn.semi_supervised.LabelPropagation", "params": {}}, "does not say the same"),
+        ({"model": "sklearn.semi_supervised.LabelPropagation", "params": {}}, "gives no number for some validation"),
     ],
 )
 def test_a_classifier_that_cannot_be_had_is_refused(
@@ -209,6 +209,15 @@ def test_a_classifier_that_cannot_be_had_is_refused(
     with pytest.raises(UserError, match=said):
         trained(tiny_dataset, tmp_path, **spec)
     assert not (tmp_path / "teacher.json").exists()
+
+
+def test_a_classifier_that_reads_back_as_another_is_refused(
+    tiny_dataset: Dataset, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = open_sklearn(folder).classifier
+    monkeypatch.setattr("recdistill.teachers.trees._load", lambda path: other)
+    with pytest.raises(UserError, match="HistGradientBoostingClassifier does not say the same after it was written"):
+        trained(tiny_dataset, tmp_path, params={**QUICK, "learning_rate": 0.3})
 
 
 def test_rows_that_teach_nothing_are_refused(tiny_dataset: Dataset, tmp_path: Path) -> None:

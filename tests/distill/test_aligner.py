@@ -1,0 +1,131 @@
+"""Properties of the question-and-answer aligner, whatever its numbers are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recdistill.clicklog.batches import Batch
+from recdistill.config.job import Diverse
+from recdistill.distill.aligner import QAAligner
+from recdistill.distill.committee import Member
+from recdistill.distill.losses import direction_distance, masked_mean, masked_softmax, soft_click_loss
+
+HIDDEN = 7
+Make = Callable[..., Batch]
+
+
+def aligner(members: list[Member], **settings: Any) -> QAAligner:
+    torch.manual_seed(2)
+    return QAAligner(members, HIDDEN, 1.0, Diverse(question_width=8, teacher_dim=4, **settings))
+
+
+def student(rows: int) -> tuple[Tensor, Tensor, nn.Linear]:
+    torch.manual_seed(4)
+    hidden, head = torch.randn(rows, HIDDEN).relu().requires_grad_(), nn.Linear(HIDDEN, 1)
+    return hidden, head(hidden).squeeze(1), head
+
+
+def present_in(batch: Batch, members: list[Member]) -> Tensor:
+    return torch.stack([batch.extra[f"logit.{member.name}?"] for member in members], dim=1)
+
+
+def test_importance_is_shared_among_those_who_answered(members: list[Member], answered: Make) -> None:
+    batch, module = answered(), aligner(members)
+    hidden, present = student(len(batch))[0], present_in(batch, members)
+    p = module.importance(hidden, present)
+    assert p.shape == present.shape and (p >= 0).all() and not p[~present].any()
+    torch.testing.assert_close(p.sum(1), present.any(1).float())
+    assert len({round(x, 6) for x in p[present.all(1)][:, 0].tolist()}) > 1  # it depends on the row
+
+
+def test_gradients_reach_student_and_module_and_no_teacher(members: list[Member], answered: Make) -> None:
+    batch, module = answered(), aligner(members)
+    frozen = [value.clone() for value in members[0].upper.state_dict().values()]  # type: ignore[union-attr]
+    hidden, logit, head = student(len(batch))
+    module(hidden, logit, head, batch).backward()
+    assert hidden.grad is not None and hidden.grad.any()
+    teachers = {name for name, _ in module.named_parameters() if ".upper." in name}
+    assert len(teachers) == 2
+    for name, value in module.named_parameters():
+        if name in teachers:
+            assert value.grad is None and not value.requires_grad
+        else:
+            assert value.grad is not None and value.grad.any(), name
+    optimizer = torch.optim.AdamW([value for value in module.parameters() if value.requires_grad], lr=0.1)
+    optimizer.step()
+    after = list(members[0].upper.state_dict().values())  # type: ignore[union-attr]
+    assert all(torch.equal(one, other) for one, other in zip(frozen, after, strict=True))
+
+
+def test_teachers_do_not_move_towards_their_student(members: list[Member], answered: Make) -> None:
+    """Without the grounding term, nothing but the student is trained."""
+    batch, module = answered(), aligner(members, answer_weight=0)
+    hidden, logit, head = student(len(batch))
+    module(hidden, logit, head, batch).backward()
+    assert hidden.grad is not None and hidden.grad.any()
+    assert not any(value.grad is not None and value.grad.any() for value in module.parameters())
+
+
+@pytest.mark.parametrize("term", ["align_weight", "answer_weight"])
+def test_every_term_counts(members: list[Member], answered: Make, term: str) -> None:
+    batch = answered()
+    losses = [
+        float(aligner(members, **{term: weight})(*student(len(batch)), batch).detach()) for weight in (0.0, 0.5, 1.0)
+    ]
+    assert losses[0] < losses[1] < losses[2]
+    assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.7, 0.4, 0.01])
+def test_only_the_most_important_pairs_and_each_rows_best_are_asked(
+    deep: list[Member], answered: Make, keep: float
+) -> None:
+    batch = answered(rows=60)
+    for member in deep:
+        batch.extra[f"embedding.{member.name}"] = torch.randn(60, 5).half()
+    module, present = aligner(deep, keep=keep), present_in(batch, deep)
+    hidden, logit, head = student(len(batch))
+    p = module.importance(hidden, present).detach()
+    module(hidden, logit, head, batch)
+
+    pairs = int(present.sum())
+    threshold = p[present].sort(descending=True).values[max(1, round(keep * pairs)) - 1]
+    expected = present & ((p >= threshold) | (p == p.max(1, keepdim=True).values))
+    asked = [sum(member.upper.asked) for member in deep]  # type: ignore[union-attr, attr-defined]
+    assert asked == expected.sum(0).tolist()
+    assert (module.asked, module.pairs) == (sum(asked), pairs)
+    assert present.any(1).sum() <= module.asked <= keep * pairs + 1 + present.any(1).sum()
+    assert keep < 1 or module.asked == pairs
+
+
+def test_pairs_that_are_not_asked_teach_nothing(deep: list[Member], answered: Make) -> None:
+    batch = answered(rows=30)
+    for member in deep:
+        batch.extra[f"embedding.{member.name}"] = torch.randn(30, 5).half()
+        batch.extra[f"logit.{member.name}?"] = torch.ones(30).bool()
+    module = aligner(deep, keep=0.01)
+    hidden, logit, head = student(30)
+    p = module.importance(hidden, torch.ones(30, 3).bool())
+    before = float(module(hidden, logit, head, batch).detach())
+    best = p.argmax(1)
+    for number, member in enumerate(deep):
+        batch.extra[f"logit.{member.name}"][best != number] += 3
+        batch.extra[f"embedding.{member.name}"][best != number] += 3
+    assert float(module(hidden, logit, head, batch).detach()) == before
+
+
+def test_losses_of_a_committee() -> None:
+    score, mask = torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 0.0]]), torch.tensor([[True, False, True], [False] * 3])
+    p = masked_softmax(score, mask)
+    assert p[0].tolist() == pytest.approx([0.1192, 0, 0.8808], abs=1e-4) and p[1].tolist() == [0, 0, 0]
+    mean, some = masked_mean(score, mask)
+    assert (mean.tolist(), some.tolist()) == ([2, 0], [1, 0])
+    a, b = torch.tensor([[3.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.0, 2.0], [2.0, 2.0]])
+    assert direction_distance(a, b).tolist() == pytest.approx([2, 0], abs=1e-6)
+    assert direction_distance(a, -a).tolist() == pytest.approx([4, 4])
+    assert float(soft_click_loss(torch.zeros(2), torch.tensor([0.3, 0.9]), torch.zeros(2))) == 0

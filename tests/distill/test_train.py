@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from recdistill.clicklog.batches import Rows, batches
+from recdistill.clicklog.schema import Dataset
+from recdistill.config.job import METHODS, Distill
+from recdistill.distill.committee import Member
+from recdistill.distill.methods import Distiller
+from recdistill.distill.train import Materials, distill_one, train_student
+from recdistill.export import export_student
+from recdistill.files import file_sha256, read_json
+from recdistill.models.dlrm import DLRM
+from recdistill.models.frozen import load_model
+from recdistill.models.task import ClickModel, normalised_entropy, score
+from recdistill.models.trainer import fit, load_best
+from recdistill.teachers.protocol import Upper
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def train(materials: Materials, name: str, settings: Distill, out: Path, **changes: Any) -> Distiller:
+    dataset, caches, members = materials.open()
+    given = {"caches": caches, "members": members, **changes}
+    return train_student(
+        dataset,
+        given["caches"],
+        given["members"],
+        materials.shape,
+        name,
+        3,
+        settings,
+        "distill",
+        out,  # type: ignore[arg-type]
+    )[0]
+
+
+@pytest.fixture(scope="module")
+def units(materials: Materials, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A trained student of every method."""
+    torch.set_num_threads(1)
+    train = {"batch_size": 256, "epochs": 2, "embedding_rate": 0.1, "dense_rate": 0.01}
+    settings, folders = Distill.model_validate({"train": train, "diverse": {"question_width": 8}}), {}
+    for name in METHODS:
+        folders[name] = tmp_path_factory.mktemp(name)
+        distill_one(materials, name, 3, settings, f"distill {name}", folders[name])
+    return folders
+
+
+def test_alone_is_plain_training_bit_for_bit(materials: Materials, quick: Distill, tmp_path: Path) -> None:
+    distiller = train(materials, "alone", quick, tmp_path / "alone", caches=[], members=[])
+    dataset, shape, settings = Dataset(materials.dataset), materials.shape, quick.train
+    torch.manual_seed(3)
+    fit(
+        ClickModel(DLRM(shape)),
+        lambda generator: batches(dataset, Rows("train"), settings.batch_size, shuffle=generator),
+        -(-dataset.rows("train") // settings.batch_size),
+        lambda m: normalised_entropy(score(m.model, batches(dataset, Rows("validation"), 8192))),
+        settings,
+        tmp_path / "plain",
+        3,
+        "plain",
+    )
+    plain = load_best(ClickModel(DLRM(shape)), tmp_path / "plain").model.state_dict()
+    alone = distiller.student.state_dict()
+    assert alone.keys() == plain.keys()
+    assert all(torch.equal(alone[name], plain[name]) for name in plain)
+
+
+def test_every_method_gives_another_student_and_the_same_again(
+    materials: Materials, units: dict[str, Path], quick: Distill, tmp_path: Path
+) -> None:
+    weights = {name: file_sha256(folder / "weights.safetensors") for name, folder in units.items()}
+    assert len(set(weights.values())) == len(METHODS)
+    settings = quick.model_copy(update={"diverse": quick.diverse.model_copy(update={"teacher_dim": 16})})
+    distill_one(materials, "diverse", 3, settings, "distill", tmp_path)
+    assert file_sha256(tmp_path / "weights.safetensors") == weights["diverse"]
+    assert (tmp_path / "test.parquet").read_bytes() == (units["diverse"] / "test.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_unit_tells_how_it_went_and_what_it_predicts(
+    materials: Materials, units: dict[str, Path], tiny_dataset: Dataset, name: str
+) -> None:
+    about, model = read_json(units[name] / "training.json"), load_model(units[name])
+    assert (about["method"], about["seed"], len(about["checks"])) == (name, 3, len(about["losses"]))
+    assert about["parameters"] == sum(value.numel() for value in model.parameters())
+    assert about["validation_ne"] == min(about["checks"])
+    stream = list(batches(tiny_dataset, Rows("validation"), 1000))
+    assert about["validation_ne"] == pytest.approx(normalised_entropy(score(model, stream)), abs=1e-9)
+    for split in ("validation", "test"):
+        table = pq.read_table(units[name] / f"{split}.parquet")
+        (batch,) = batches(tiny_dataset, Rows(split), 1000)  # type: ignore[arg-type]
+        assert table["example_id"].to_pylist() == batch.example_id.tolist()
+        np.testing.assert_allclose(table["logit"].to_numpy(), model(batch)[0].numpy(), atol=1e-5)
+        importance = [column for column in table.column_names if column.startswith("importance.")]
+        if name == "diverse":
+            assert importance == [f"importance.{teacher}" for teacher in materials.foundation_first]
+            total = sum(table[column].to_numpy() for column in importance)
+            np.testing.assert_allclose(total, 1, atol=1e-5)
+        else:
+            assert not importance
+
+
+def test_a_teacher_is_read_where_it_answers_questions(materials: Materials) -> None:
+    _, caches, members = materials.open()
+    assert [(member.name, member.dim, member.upper is None) for member in members] == [
+        ("foundation", 16, False),
+        ("expert", 16, False),
+        ("llm", 12, True),
+        ("rule", 0, True),
+    ]
+    assert [cache.name for cache in caches] == list(materials.foundation_first)
+
+
+def test_no_teachers_number_changes(materials: Materials, quick: Distill, tmp_path: Path) -> None:
+    files = sorted(path for path in [*materials.teachers.rglob("*"), *materials.caches.rglob("*")] if path.is_file())
+    before = [file_sha256(path) for path in files]
+    _, _, members = materials.open()
+    frozen = [value.clone() for member in members[:2] for value in member.upper.parameters()]  # type: ignore[union-attr]
+    distiller = train(materials, "diverse", quick, tmp_path, members=members)
+    after = [value for member in members[:2] for value in member.upper.parameters()]  # type: ignore[union-attr]
+    assert all(torch.equal(one, other) for one, other in zip(frozen, after, strict=True))
+    assert not any(value.requires_grad or value.grad is not None for value in after)
+    assert [file_sha256(path) for path in files] == before
+    assert any(".upper." in name for name in distiller.state_dict())
+
+
+class Learning(Upper):
+    """A teacher that is not as frozen as it says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dim, self.answer_dim = 16, 16
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        self.calls += 1
+        return z
+
+
+def test_a_teacher_that_changes_is_caught(materials: Materials, quick: Distill, tmp_path: Path) -> None:
+    members = materials.open()[2]
+    members = [Member("foundation", 16, Learning()), *members[1:]]
+    with pytest.raises(RuntimeError, match="a frozen teacher was changed"):
+        train(materials, "diverse", quick, tmp_path, members=members)
+
+
+class Operations(TorchDispatchMode):
+    """Notes every operation and the shapes that it works on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        shapes = [tuple(value.shape) for value in args if isinstance(value, Tensor)]
+        self.seen.append(f"{func} {shapes}")
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_exported_student_holds_no_trace_of_its_teachers(
+    units: dict[str, Path], tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    """Same files, same keys, same parameter count and same operations as a student trained alone has."""
+    found = {}
+    for name in ("alone", "diverse"):
+        (batch,) = batches(tiny_dataset, Rows("test"), 1000)
+        folder = tmp_path / name
+        folder.mkdir()
+        export_student(units[name], tiny_dataset, folder)
+        model = load_model(folder)
+        with Operations() as operations:
+            model(batch)
+        found[name] = (
+            sorted(str(path.relative_to(folder)) for path in folder.rglob("*")),
+            {key: (value.shape, value.dtype) for key, value in model.state_dict().items()},
+            [str(module) for module in model.modules()],
+            sum(value.numel() for value in model.parameters()),
+            (folder / "model.json").read_bytes(),
+            (folder / "weights.safetensors").stat().st_size,
+            operations.seen,
+        )
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            assert not re.search(rb"teacher|foundation|expert|llm|aligner|question|importance", path.read_bytes())
+    assert found["alone"] == found["diverse"]
+    assert len(found["alone"][-1]) > 10

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchrec import KeyedJaggedTensor
+
+from recdistill.clicklog.batches import Batch, Rows, batches
+from recdistill.clicklog.schema import Dataset
+from recdistill.models.dlrm import DLRM, RowMap
+from recdistill.models.frozen import load_model, save_model
+from recdistill.models.shape import Shape, TableShape
+from recdistill.models.size import _cut
+
+LAYOUTS = [
+    {"interaction": "dot"},
+    {"interaction": "cross", "cross_layers": 3},
+    {"interaction": "none"},
+    {"features": ["user", "tags"]},
+    {"features": ["item", "price"]},
+    {"top": [8], "bottom": []},
+    {"top": [16, 8, 4]},
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_two_halves_make_the_whole(make_shape: Callable[..., Shape], tiny_dataset: Dataset, layout: dict) -> None:
+    shape = make_shape(**layout)
+    model = DLRM(shape)
+    one_batch = next(batches(tiny_dataset, Rows("train"), 64, features=shape.features))
+    z = model.lower(one_batch)
+    assert z.shape == (64, shape.embedding_dim) and z.min() >= 0
+    (logit, hidden), (again, same) = model(one_batch), model.upper(z)
+    assert (logit.shape, hidden.shape) == ((64,), (64, shape.top[-1]))
+    assert torch.equal(logit, again) and torch.equal(hidden, same)
+    assert torch.equal(model.head(hidden).squeeze(1), logit)
+
+
+def test_vectors_are_the_means_of_their_rows(make_shape: Callable[..., Shape], one_batch: Batch) -> None:
+    model = DLRM(make_shape())
+    vectors = model.vectors(one_batch)
+    assert vectors.shape == (64, 4, 8)
+    empty = 0
+    for field, name in enumerate(["user", "item", "tags"]):
+        table = model.embeddings.embedding_bags[name].weight
+        for row, bag in enumerate(one_batch.sparse[name].to_dense()):
+            expected = table[bag].mean(0) if len(bag) else torch.zeros(8)
+            torch.testing.assert_close(vectors[row, field], expected)
+            empty += not len(bag)
+    assert empty
+    torch.testing.assert_close(vectors[:, 3], model.bottom(one_batch.dense))
+
+
+def test_dot_interaction_is_every_pair_once(make_shape: Callable[..., Shape]) -> None:
+    model, vectors = DLRM(make_shape()), torch.randn(5, 4, 8)
+    expected = [
+        torch.cat([row.flatten(), torch.stack([row[i] @ row[j] for i in range(4) for j in range(i + 1, 4)])])
+        for row in vectors
+    ]
+    torch.testing.assert_close(model.interact(vectors), torch.stack(expected))
+
+
+def test_cross_interaction_is_that_of_dcn_v2(make_shape: Callable[..., Shape]) -> None:
+    model, vectors = DLRM(make_shape(interaction="cross", cross_layers=2)), torch.randn(5, 4, 8)
+    x0 = x = vectors.flatten(1)
+    for layer in model.cross.layers:
+        x = x0 * (x @ layer.weight.T + layer.bias) + x
+    torch.testing.assert_close(model.interact(vectors), x)
+
+
+def bags(sizes: list[int], ids: list[list[int]]) -> KeyedJaggedTensor:
+    flat = torch.tensor([number for bag in ids for number in bag], dtype=torch.int64)
+    return KeyedJaggedTensor(
+        keys=[f"f{number}" for number in range(len(sizes))],
+        values=flat,
+        lengths=torch.tensor([len(bag) for bag in ids], dtype=torch.int32),
+    )
+
+
+def cut_shape(sizes: list[int], height: int) -> Shape:
+    tables = [
+        TableShape(name=f"f{n}", features=[f"f{n}"], rows=size, source_rows=size, own=size)
+        for n, size in enumerate(sizes)
+    ]
+    names = [table.name for table in tables]
+    whole = Shape(
+        dim=4, tables=tables, sparse=names, dense=[], bottom=[], interaction="none", cross_layers=1, top=[4], dropout=0
+    )
+    return _cut(whole, height)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(2, 2**40), min_size=1, max_size=4), st.integers(2, 10_000), st.data())
+def test_a_row_map_keeps_frequent_ids_and_shares_the_rest(sizes: list[int], height: int, data: st.DataObject) -> None:
+    shape = cut_shape(sizes, height)
+    ids = [data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=20)) for size in sizes]
+    mapped = RowMap(shape)(bags(sizes, ids))
+    again = RowMap(shape)(bags(sizes, ids))
+    assert torch.equal(mapped.values(), again.values())
+    for table, before in zip(shape.tables, ids, strict=True):
+        after = mapped[table.name].values().tolist()
+        assert len(after) == len(before)
+        for source, row in zip(before, after, strict=True):
+            assert 0 <= row < table.rows
+            assert row == source if source < table.own else row >= table.own
+
+
+def test_shared_rows_are_used_evenly() -> None:
+    shape = cut_shape([100_000], 40)
+    rows = RowMap(shape)(bags([100_000], [list(range(30, 100_000))])).values()
+    assert torch.bincount(rows - 30).min() > 9_000
+
+
+def test_a_model_with_shared_rows_scores_the_same_after_saving(
+    make_shape: Callable[..., Shape], tiny_dataset: Dataset, tmp_path: object
+) -> None:
+    model = DLRM(_cut(make_shape(), 10)).eval()
+    save_model(model, tmp_path)
+    again = load_model(tmp_path)
+    for batch in batches(tiny_dataset, Rows("test"), 100):
+        assert torch.equal(model(batch)[0], again(batch)[0])
+    # The order of features in a batch is the dataset's, whatever it is.
+    keys = batch.sparse.keys()[::-1]
+    batch.sparse = KeyedJaggedTensor.from_jt_dict({key: batch.sparse[key] for key in keys})
+    turned = again(batch)[0]
+    assert batch.sparse.keys() == keys and torch.equal(turned, model(batch)[0])

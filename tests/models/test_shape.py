@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recdistill.clicklog.schema import DenseColumn, Schema, Sparse, Table
+from recdistill.config.models import Architecture, Student
+from recdistill.errors import UserError
+from recdistill.models.dlrm import DLRM
+from recdistill.models.shape import Shape, shape_of
+from recdistill.models.size import solve
+
+
+def make_schema(rows: list[int], dense: int, shared: bool = False) -> Schema:
+    """A table and a feature for each of `rows`; with `shared`, one more feature looks up the first table."""
+    names = [f"f{number}" for number in range(len(rows))]
+    features = [*zip(names, names, strict=True), *([("again", "f0")] if shared else [])]
+    return Schema(
+        sparse=[Sparse(name=name, kind="bag", table=table, source={}) for name, table in features],
+        dense=[DenseColumn(name=f"d{number}", mean=0.0, std=1.0, source={}) for number in range(dense)],
+        tables=[Table(name=name, rows=size, encoding="hash") for name, size in zip(names, rows, strict=True)],
+    )
+
+
+schemas = st.builds(
+    make_schema, st.lists(st.integers(2, 60), min_size=1, max_size=4), st.integers(0, 3), shared=st.booleans()
+)
+widths = st.lists(st.integers(1, 12), min_size=1, max_size=3)
+layouts: dict[str, Any] = {
+    "bottom": st.lists(st.integers(1, 12), max_size=2),
+    "interaction": st.sampled_from(["dot", "cross", "none"]),
+    "cross_layers": st.integers(1, 3),
+    "top": widths,
+    "dropout": st.sampled_from([0.0, 0.5]),
+}
+
+
+def real(shape: Shape) -> int:
+    return sum(value.numel() for value in DLRM(shape).parameters())
+
+
+@settings(deadline=None, max_examples=60)
+@given(schema=schemas, layout=st.builds(Architecture, **layouts), dim=st.sampled_from([4, 8]))
+def test_every_parameter_is_counted(schema: Schema, layout: Architecture, dim: int) -> None:
+    shape = shape_of(layout, dim, schema, None)
+    model = DLRM(shape)
+    assert shape.parameters() == real(shape)
+    places = {"tables": model.embeddings, "bottom": model.bottom, "interaction": model.cross}
+    counted = {
+        place: sum(value.numel() for value in part.parameters()) if part is not None else 0
+        for place, part in places.items()
+    }
+    assert {place: shape.account()[place] for place in places} == counted
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    schema=schemas,
+    student=st.builds(Student, compression=st.floats(1, 100), dim=st.sampled_from([None, 4, 12]), **layouts),
+    foundation=st.integers(100, 200_000),
+)
+def test_the_solver_never_exceeds_its_budget(schema: Schema, student: Student, foundation: int) -> None:
+    budget = foundation / student.compression
+    try:
+        shape = solve(student, schema, foundation)
+    except UserError:
+        smallest = shape_of(student, student.dim or 4, schema, None)
+        two_rows = [table.model_copy(update={"rows": min(2, table.rows)}) for table in smallest.tables]
+        assert smallest.model_copy(update={"tables": two_rows}).parameters() > budget - 1
+        return
+    assert foundation / real(shape) >= student.compression
+    assert shape.dim % 4 == 0 and (student.dim is None or shape.dim == student.dim)
+    for table, source in zip(shape.tables, schema.tables, strict=True):
+        assert 2 <= table.rows <= table.source_rows == source.rows
+        assert table.own == table.rows if table.rows == table.source_rows else 1 <= table.own < table.rows
+
+
+SCHEMA = make_schema([1000, 100, 10], 2)
+
+
+def test_the_solver_takes_the_largest_dimension_that_fits() -> None:
+    foundation = 10 * shape_of(Student(), 12, SCHEMA, None).parameters()
+    shape = solve(Student(compression=10), SCHEMA, foundation)
+    assert shape.dim == 12 and all(table.rows == table.source_rows for table in shape.tables)
+    assert solve(Student(compression=10.01), SCHEMA, foundation).dim == 8
+
+
+def test_where_no_dimension_fits_the_largest_tables_are_cut() -> None:
+    smallest = shape_of(Student(), 4, SCHEMA, None).parameters()
+    shape = solve(Student(compression=1), SCHEMA, smallest - 4 * 600)
+    assert [table.rows for table in shape.tables] == [400, 100, 10]
+    assert [table.own for table in shape.tables] == [300, 100, 10]
+    shape = solve(Student(compression=1), SCHEMA, smallest - 4 * (950 + 50))
+    assert [table.rows for table in shape.tables] == [50, 50, 10]
+
+
+def test_an_impossible_size_is_refused_with_the_account() -> None:
+    with pytest.raises(UserError, match=r"10 parameters .* too few even with two rows a table \(tables 24, .*top"):
+        solve(Student(compression=100), SCHEMA, 1000)
+
+
+def test_features_choose_tables_and_columns() -> None:
+    schema = make_schema([5, 6, 7], 2, shared=True)
+    shape = shape_of(Architecture(), 4, schema, ["again", "f2", "d1"])
+    assert [(table.name, table.features) for table in shape.tables] == [("f0", ["again"]), ("f2", ["f2"])]
+    assert (shape.sparse, shape.dense, shape.features) == (["f2", "again"], ["d1"], ["d1", "f2", "again"])
+
+
+def test_the_solver_keeps_to_the_students_features() -> None:
+    shape = solve(Student(features=["f1", "d0"], compression=1), SCHEMA, 10**6)
+    assert shape.features == ["d0", "f1"]
+
+
+@pytest.mark.parametrize("top", [[8], [8, 6], [8, 6, 4]])
+def test_the_embedding_is_the_activation_in_the_middle(top: list[int]) -> None:
+    shape = shape_of(Architecture(top=top), 4, SCHEMA, None)
+    model = DLRM(shape)
+    z = torch.zeros(3, shape.embedding_dim)
+    assert shape.embedding_dim == {1: 8, 2: 8, 3: 6}[len(top)]
+    assert model.upper(z)[1].shape == (3, top[-1])

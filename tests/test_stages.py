@@ -1,0 +1,288 @@
+"""The whole way through, at a small size: log in, report and student out; run again, changed, and killed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from recdistill import cli
+from recdistill.clicklog.schema import Dataset
+from recdistill.config import Job
+from recdistill.config.load import load_job
+from recdistill.export import score
+from recdistill.files import read_json
+from recdistill.progress import Progress
+from recdistill.runs import Run
+from recdistill.stages import STAGES, run_job
+
+JOB = """\
+name: small
+dataset:
+  simulate: {rows: 6000, days: 5, users: 60, items: 40, domains: 2, negative_keep_rate: 0.5}
+  example_id: example_id
+  time: {column: time, unit: ms}
+  true_probability: true_probability
+  split: {by: days, validation: 1, test: 1}
+  features:
+    domain, hour, user, item: {kind: single}
+    tags: {kind: bag}
+    price: {kind: dense, transform: log}
+    clicked: {kind: history, user: user, of: item, last: 5}
+teachers:
+  regime: prequential
+  members:
+    foundation:
+      {kind: dlrm, dim: 16, bottom: [8], top: [16, 8], dropout: 0.1, train: {epochs: 2, batch_size: 256}}
+    domain:
+      {kind: dlrm, dim: 8, top: [8], features: [user, item], rows: {domain: ["domain-0"]}, train: {epochs: 1}}
+    trees:
+      {kind: sklearn, params: {max_iter: 10}}
+student: {top: [8], compression: 4}
+distill:
+  methods: [alone, mean, diverse]
+  seeds: [0, 1]
+  train: {epochs: 2, batch_size: 256, checks_per_epoch: 2}
+  diverse: {question_width: 8}
+evaluate: {resamples: 100, slices: [domain]}
+workers: 1
+"""
+
+
+def job_of(folder: Path, text: str = JOB, *changes: str) -> Job:
+    path = folder / "job.yaml"
+    path.write_text(text)
+    return load_job(path, changes)
+
+
+class Heard(Progress):
+    """Notes what each stage says."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def stage(self, name: str) -> None:
+        self.said.append(name)
+
+    def update(self, task: str, done: float, total: float, note: str = "") -> None:
+        pass
+
+
+def run(job: Job, out: Path, upto: str = "export") -> list[str]:
+    """Runs a job in this process; what its stages said."""
+    progress = Heard()
+    with Run(out, job, progress) as held:
+        run_job(job, held, upto, progress)
+    return progress.said
+
+
+def by_hand(job: str, out: str) -> None:
+    """The command line, in a process of its own."""
+    sys.argv = ["recdistill", "run", job, "--out", out, "--quiet"]
+    cli.main()
+
+
+def times(folder: Path) -> dict[str, int]:
+    """When each file below a folder was written."""
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def without_timings(report: Path) -> dict[str, Any]:
+    found = read_json(report)
+    assert set(found.pop("timings")) >= {"simulate", "ingest", "teach", "cache", "distill"}
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run straight through. Read only."""
+    folder = tmp_path_factory.mktemp("finished")
+    run(job_of(folder), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """The same run, to go on with."""
+    shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
+
+
+STAT = {"mean", "low", "high"}
+
+
+def test_the_report_is_complete(finished: Path) -> None:
+    report, dataset = read_json(finished / "report.json"), Dataset(finished / "stages" / "ingest")
+    assert report["version"] == 1 and report["seeds"] == [0, 1]
+    assert report["dataset"]["fingerprint"] == dataset.fingerprint
+    assert report["dataset"]["rows"] == {split: dataset.rows(split) for split in ("train", "validation", "test")}
+    students, teachers = {"alone", "mean", "diverse"}, {"foundation", "domain", "trees"}
+    assert students | teachers <= report["models"].keys()
+    for model in report["models"].values():
+        for metric in ("auc", "ne", "calibration"):
+            assert model[metric].keys() >= STAT
+    assert {name for name in teachers if report["models"][name]["coverage"] < 1} == {"domain"}
+    params = report["params"]
+    assert (
+        params["compression"] == pytest.approx(params["foundation"] / params["student"]) and params["compression"] > 4
+    )
+    assert [entry["total"] for entry in report["account"]] == [params["foundation"], params["student"]]
+    assert report["gap"].keys() >= {"auc", "ne"}
+    assert report["gap_recovered"].keys() == {"mean", "diverse"}
+    forwards = report["teacher_forwards"]
+    assert forwards["full"] == 3 * dataset.rows() == forwards["computed"] + forwards["saved"]
+    assert forwards["reused"] == 0 < forwards["saved"]
+    assert report["slices"] and set(report["timings"]) >= {"simulate", "ingest", "teach", "cache", "distill"}
+
+
+def test_what_a_run_leaves(finished: Path) -> None:
+    assert (finished / "report.html").read_text().startswith("<!DOCTYPE html>")
+    for stage in set(STAGES) - {"teach", "cache", "distill"}:
+        assert (finished / "stages" / stage / "_SUCCESS").exists(), stage
+    units = {str(path.parent.relative_to(finished / "stages")) for path in finished.glob("stages/*/*/*/_SUCCESS")}
+    seeds = {f"distill/{method}/seed-{seed}" for method in ("alone", "mean", "diverse") for seed in (0, 1)}
+    assert units >= seeds | {"teach/foundation/final", "teach/domain/final", "teach/trees/final"}
+    assert not [path for path in finished.rglob("*") if ".work-" in path.name or ".partial" in path.name]
+
+
+def test_the_student_scores_a_raw_log(finished: Path, tmp_path: Path) -> None:
+    logs = sorted((finished / "stages" / "simulate").glob("day=*.parquet"))
+    score(finished / "student", logs, tmp_path / "scores.parquet")
+    scores = pq.read_table(tmp_path / "scores.parquet")
+    ids = [number for log in logs for number in pq.read_table(log, partitioning=None)["example_id"].to_pylist()]
+    assert sorted(scores["example_id"].to_pylist()) == sorted(ids)
+    best = min(
+        (finished / "stages" / "distill").glob("[md]*/*/training.json"), key=lambda p: read_json(p)["validation_ne"]
+    )
+    test = pq.read_table(best.parent / "test.parquet")
+    expected = dict(zip(test["example_id"].to_pylist(), test["logit"].to_numpy(), strict=True))
+    for number, p in zip(scores["example_id"].to_pylist(), scores["probability"].to_numpy(), strict=True):
+        if number in expected:  # true traffic has twice the negatives that the log has
+            assert np.log(p / (1 - p)) == pytest.approx(expected[number] + np.log(0.5), abs=1e-3)
+
+
+def test_run_again_does_nothing(copy: Path, tmp_path: Path) -> None:
+    before = times(copy / "stages")
+    said = run(job_of(tmp_path), copy)
+    assert said == [f"{stage}: up to date" for stage in STAGES]
+    assert times(copy / "stages") == before
+
+
+def test_what_changed_is_done_again_and_what_depends_on_it(copy: Path, finished: Path, tmp_path: Path) -> None:
+    before = times(copy / "stages")
+    run(job_of(tmp_path, JOB, "distill.soft_weight=0.3"), copy)
+    after = times(copy / "stages")
+    assert before.keys() == after.keys()
+    changed = {name for name in after if after[name] != before[name]}
+    assert {name.split("/")[0] for name in changed} == {"distill", "evaluate", "export"}
+    assert {name.split("/")[1] for name in changed if name.startswith("distill")} == {"mean", "diverse"}
+    models, then = (read_json(folder / "report.json")["models"] for folder in (copy, finished))
+    assert models["mean"] != then["mean"] and models["alone"] == then["alone"]
+
+
+@pytest.mark.parametrize("change", ["teachers.members.trees.params.max_iter=5", "teachers.members.domain.seed=1"])
+def test_a_changed_teacher_is_the_only_one_taught_again(copy: Path, tmp_path: Path, change: str) -> None:
+    name, before = change.split(".")[2], times(copy / "stages")
+    run(job_of(tmp_path, JOB, change), copy, upto="cache")
+    after = times(copy / "stages")
+    changed = {tuple(path.split("/")[:2]) for path in after if after[path] != before.get(path)}
+    assert changed == {("teach", name), ("cache", name)}
+
+
+def test_killed_three_times_and_resumed_is_straight_through(
+    finished: Path, tmp_path: Path, kill_at: Callable[..., None], one_thread: None
+) -> None:
+    job = job_of(tmp_path)
+    for pattern, count in [
+        (r"/teach/foundation/.*position\.json$", 3),
+        (r"/cache/\.domain.*/part-.*\.parquet$", 4),
+        (r"/distill/diverse/.*position\.json$", 6),
+    ]:
+        kill_at(pattern, count, __file__, "by_hand", tmp_path / "job.yaml", tmp_path / "run")
+        assert not (tmp_path / "run" / "report.json").exists()
+    run(job, tmp_path / "run")
+    assert without_timings(tmp_path / "run" / "report.json") == without_timings(finished / "report.json")
+    for file in ("student/weights.safetensors", "stages/distill/alone/seed-1/test.parquet"):
+        assert (tmp_path / "run" / file).read_bytes() == (finished / file).read_bytes()
+    assert not [path for path in (tmp_path / "run").rglob("*") if ".work-" in path.name or ".partial" in path.name]
+
+
+def test_side_by_side_is_one_after_the_other(finished: Path, tmp_path: Path) -> None:
+    job = job_of(tmp_path, JOB, "workers=2", "teachers.members.trees.params.max_iter=2")
+    shutil.copytree(finished / "stages" / "simulate", tmp_path / "run" / "stages" / "simulate")
+    shutil.copyfile(finished / "lock", tmp_path / "run" / "lock")
+    run(job, tmp_path / "run", upto="teach")
+    for name in ("foundation", "domain"):
+        one, two = (folder / "stages" / "teach" / name for folder in (finished, tmp_path / "run"))
+        assert read_json(one / "final" / "teacher.json") == read_json(two / "final" / "teacher.json")
+
+
+TIMELESS = """\
+name: timeless
+dataset:
+  log: {paths: "%s"}
+  split: {by: random, validation: 0.2, test: 0.2}
+  features:
+    user, item: {kind: single}
+    age: {kind: dense}
+teachers:
+  regime: out_of_fold
+  folds: 2
+  foundation: first
+  members:
+    first: {kind: dlrm, dim: 8, top: [8], train: {epochs: 2, batch_size: 128}}
+    second: {kind: dlrm, dim: 8, top: [8], seed: 1, train: {epochs: 2, batch_size: 128}}
+    weekday: {kind: dlrm, dim: 4, top: [8], features: [user], train: {epochs: 1}}
+student: {top: [4], compression: 2}
+distill: {methods: [alone, single], seeds: [0], train: {epochs: 2, batch_size: 128}}
+evaluate: {resamples: 100}
+workers: 1
+"""
+
+
+@pytest.fixture
+def timeless(tmp_path: Path) -> str:
+    """A job over rows that have no time."""
+    rng = np.random.default_rng(0)
+    user, item = rng.integers(0, 20, 900), rng.integers(0, 15, 900)
+    taste = rng.normal(size=(20, 15)) * 2
+    label = rng.random(900) < 1 / (1 + np.exp(-taste[user, item]))
+    rows = [f"{u},{i},{u % 7},{int(y)}" for u, i, y in zip(user, item, label, strict=True)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,age,label", *rows]))
+    return TIMELESS % (tmp_path / "log.csv")
+
+
+def test_rows_without_a_time_are_taught_out_of_fold(
+    timeless: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job_of(tmp_path, timeless)
+    command = ["recdistill", "run", str(tmp_path / "job.yaml"), "--out", str(tmp_path / "run"), "--quiet", "--json"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report == read_json(tmp_path / "run" / "report.json")
+    assert report["regime"] == "out_of_fold" and report["models"].keys() >= {"alone", "single", "first", "weekday"}
+    taught = sorted(path.name for path in (tmp_path / "run" / "stages" / "teach" / "first").iterdir())
+    assert taught == ["final", "fold-0", "fold-1"]
+    assert report["teacher_forwards"]["saved"] == 0
+
+
+def test_another_foundation_of_the_same_size_is_another_job(timeless: str, tmp_path: Path) -> None:
+    run(job_of(tmp_path, timeless), tmp_path / "run")
+    before, reported = times(tmp_path / "run" / "stages"), read_json(tmp_path / "run" / "report.json")
+    run(job_of(tmp_path, timeless, "teachers.foundation=second"), tmp_path / "run")
+    after, now = times(tmp_path / "run" / "stages"), read_json(tmp_path / "run" / "report.json")
+    assert now["gap"] != reported["gap"] and now["models"]["single"] != reported["models"]["single"]
+    assert now["models"]["alone"] == reported["models"]["alone"]
+    changed = {tuple(path.split("/")[:2]) for path in after if after[path] != before.get(path)}
+    assert {stage for stage, _ in changed} == {"distill", "evaluate", "export"}
+    assert ("distill", "alone") not in changed
