@@ -155,6 +155,8 @@ class _Stages:
     def student(self) -> Shape:
         """The student's shape: of those that fit, the one that does best on validation rows when trained alone."""
         shapes = solve(self.job.student, self.dataset.schema, self.foundation.parameters())
+        for shape in (self.foundation, *shapes):
+            self.progress.stage(_told(shape))
         if len(shapes) == 1:
             return shapes[0]
         seed, settings = self.job.distill.tune.seed, candidates("alone", self.job.distill)[0]
@@ -172,7 +174,8 @@ class _Stages:
             "settings": _relevant(method, settings),
         }
         if method != "alone":
-            inputs["caches"] = {cache.name: cache.fingerprint for cache in self.caches}
+            # In order: the first is the foundation, and the others' order decides what is drawn for them.
+            inputs["caches"] = [[cache.name, cache.fingerprint] for cache in self.caches]
         teach, cache = self.run.stage_folder("teach"), self.run.stage_folder("cache")
         committee = () if method == "alone" else tuple(self.members)
         materials = Materials(self.dataset.root, teach, cache, committee, shape)
@@ -228,7 +231,8 @@ class _Stages:
             for cache in self.caches:
                 path = work / "teachers" / f"{cache.name}.parquet"
                 write_test_logits(cache, self.dataset, path)
-                parameters = parameters_of(self.run.stage_folder("teach") / cache.name / FINAL)
+                final = self.run.stage_folder("teach") / cache.name / FINAL
+                parameters = parameters_of(final) if FINAL in cache.manifest.versions else 0
                 models.append(Scored(cache.name, "teacher", None, None, parameters, path))
             for method, folders in students.items():
                 for seed, folder in zip(self.job.distill.seeds, folders, strict=True):
@@ -281,6 +285,13 @@ def _relevant(method: Method, settings: Distill) -> dict[str, Any]:
     if method == "diverse":
         out["diverse"] = settings.diverse.model_dump(mode="json")
     return out
+
+
+def _told(shape: Shape) -> str:
+    """A shape's account for people."""
+    parts = ", ".join(f"{place} {count:,}" for place, count in shape.account().items() if count)
+    rows = sum(table.rows for table in shape.tables)
+    return f"  dim {shape.dim}, {rows:,} rows: {shape.parameters():,} parameters ({parts})"
 
 
 def _account(name: str, shape: Shape) -> dict[str, Any]:

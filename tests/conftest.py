@@ -28,7 +28,10 @@ from recdistill.clicklog.schema import (
     part_key,
     write_dataset,
 )
+from recdistill.config.load import load_job
 from recdistill.files import file_sha256
+from recdistill.progress import Progress
+from recdistill.runs import Run
 
 JOB = """\
 name: tiny
@@ -62,6 +65,19 @@ runpy.run_path(path)[function](*arguments)
 """
 USERS, ITEMS, TAGS = 80, 40, 12
 """Ids of each table, row 0 included."""
+
+
+class Heard(Progress):
+    """Notes what each stage says."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def stage(self, name: str) -> None:
+        self.said.append(name)
+
+    def update(self, task: str, done: float, total: float, note: str = "") -> None:
+        pass
 
 
 @pytest.fixture
@@ -108,6 +124,26 @@ def kill_at() -> Callable[..., None]:
             timeout=300,
         )
         assert done.returncode == -signal.SIGKILL, f"ended with {done.returncode}: {done.stderr}"
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_text() -> Callable[..., list[str]]:
+    """Runs a job's stages in this process: `run_text(text, out, *changes, upto="export")`; gives what they said.
+
+    The job's file, `job.yaml`, lies beside the run folder `out`.
+    """
+
+    def run(text: str, out: Path, *changes: str, upto: str = "export") -> list[str]:
+        from recdistill.stages import run_job
+
+        path, progress = out.parent / "job.yaml", Heard()
+        path.write_text(text)
+        job = load_job(path, changes)
+        with Run(out, job, progress) as held:
+            run_job(job, held, upto, progress)
+        return progress.said
 
     return run
 

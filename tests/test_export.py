@@ -64,10 +64,11 @@ class Exported:
             **section,
         }
         self.dataset = ingest(Section.model_validate(spec), root / "dataset")
-        student = Student(top=[8], bottom=[4], compression=2.5)
+        student = Student(top=[8], bottom=[4], compression=2.5, dims=[4])
         whole = shape_of(student, 4, self.dataset.schema, None)
         torch.manual_seed(int(section.get("negative_keep_rate", 1) * 100))
-        self.model = DLRM(solve(student, self.dataset.schema, 2 * whole.parameters())).eval()
+        (shape,) = solve(student, self.dataset.schema, 2 * whole.parameters())
+        self.model = DLRM(shape).eval()
         assert self.model.rows is not None
         save_model(self.model, root / "trained")
         self.folder = root / "student"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,9 @@ import pytest
 
 from recdistill import cli
 from recdistill.clicklog.schema import Dataset
-from recdistill.config import Job
-from recdistill.config.load import load_job
 from recdistill.export import score
-from recdistill.files import read_json
-from recdistill.progress import Progress
-from recdistill.runs import Run
-from recdistill.stages import STAGES, run_job
+from recdistill.files import read_json, write_json
+from recdistill.stages import STAGES
 
 JOB = """\
 name: small
@@ -45,7 +41,7 @@ teachers:
       {kind: dlrm, dim: 8, top: [8], features: [user, item], rows: {domain: ["domain-0"]}, train: {epochs: 1}}
     trees:
       {kind: sklearn, params: {max_iter: 10}}
-student: {top: [8], compression: 4}
+student: {top: [8], compression: 4, dims: [4, 8]}
 distill:
   methods: [alone, mean, diverse]
   seeds: [0, 1]
@@ -56,31 +52,7 @@ workers: 1
 """
 
 
-def job_of(folder: Path, text: str = JOB, *changes: str) -> Job:
-    path = folder / "job.yaml"
-    path.write_text(text)
-    return load_job(path, changes)
-
-
-class Heard(Progress):
-    """Notes what each stage says."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def stage(self, name: str) -> None:
-        self.said.append(name)
-
-    def update(self, task: str, done: float, total: float, note: str = "") -> None:
-        pass
-
-
-def run(job: Job, out: Path, upto: str = "export") -> list[str]:
-    """Runs a job in this process; what its stages said."""
-    progress = Heard()
-    with Run(out, job, progress) as held:
-        run_job(job, held, upto, progress)
-    return progress.said
+Go = Callable[..., list[str]]
 
 
 def by_hand(job: str, out: str) -> None:
@@ -94,6 +66,10 @@ def times(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
+def edit(path: Path, **values: Any) -> None:
+    write_json(path, {**read_json(path), **values})
+
+
 def without_timings(report: Path) -> dict[str, Any]:
     found = read_json(report)
     assert set(found.pop("timings")) >= {"simulate", "ingest", "teach", "cache", "distill"}
@@ -101,11 +77,17 @@ def without_timings(report: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(run_text: Go, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run straight through. Read only."""
     folder = tmp_path_factory.mktemp("finished")
-    run(job_of(folder), folder / "run")
+    run_text(JOB, folder / "run")
     return folder / "run"
+
+
+@pytest.fixture
+def go(run_text: Go) -> Go:
+    """Runs the small job: `go(out, *changes, upto="export")`; gives what its stages said."""
+    return partial(run_text, JOB)
 
 
 @pytest.fixture
@@ -152,6 +134,26 @@ def test_what_a_run_leaves(finished: Path) -> None:
     assert not [path for path in finished.rglob("*") if ".work-" in path.name or ".partial" in path.name]
 
 
+def test_the_students_size_is_the_one_that_does_best_alone(copy: Path, go: Go) -> None:
+    trials = [copy / "stages" / "size" / name for name in ("dim-4", "dim-8")]
+    trials.sort(key=lambda folder: read_json(folder / "training.json")["validation_ne"])
+    for best in trials:
+        go(copy, upto="distill")
+        shape = read_json(best / "model.json")["shape"]
+        found = [read_json(path)["shape"] for path in copy.glob("stages/distill/*/*/model.json")]
+        assert len(found) == 6 and all(each == shape for each in found)
+        edit(trials[0] / "training.json", validation_ne=9.0)
+
+
+def test_the_student_is_the_best_of_those_that_were_taught(copy: Path, go: Go) -> None:
+    distilled = copy / "stages" / "distill"
+    edit(distilled / "alone" / "seed-0" / "training.json", validation_ne=0.1)
+    edit(distilled / "mean" / "seed-1" / "training.json", validation_ne=0.2)
+    go(copy)
+    weights = [folder / "weights.safetensors" for folder in (copy / "student", distilled / "mean" / "seed-1")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def test_the_student_scores_a_raw_log(finished: Path, tmp_path: Path) -> None:
     logs = sorted((finished / "stages" / "simulate").glob("day=*.parquet"))
     score(finished / "student", logs, tmp_path / "scores.parquet")
@@ -168,16 +170,18 @@ def test_the_student_scores_a_raw_log(finished: Path, tmp_path: Path) -> None:
             assert np.log(p / (1 - p)) == pytest.approx(expected[number] + np.log(0.5), abs=1e-3)
 
 
-def test_run_again_does_nothing(copy: Path, tmp_path: Path) -> None:
+def test_run_again_does_nothing(copy: Path, go: Go) -> None:
     before = times(copy / "stages")
-    said = run(job_of(tmp_path), copy)
-    assert said == [f"{stage}: up to date" for stage in STAGES]
+    said = go(copy)
+    assert [text for text in said if not text.startswith(" ")] == [
+        f"{stage}: up to date" for stage in (*STAGES[:4], "size", *STAGES[4:])
+    ]
     assert times(copy / "stages") == before
 
 
-def test_what_changed_is_done_again_and_what_depends_on_it(copy: Path, finished: Path, tmp_path: Path) -> None:
+def test_what_changed_is_done_again_and_what_depends_on_it(copy: Path, finished: Path, go: Go) -> None:
     before = times(copy / "stages")
-    run(job_of(tmp_path, JOB, "distill.soft_weight=0.3"), copy)
+    go(copy, "distill.soft_weight=0.3")
     after = times(copy / "stages")
     assert before.keys() == after.keys()
     changed = {name for name in after if after[name] != before[name]}
@@ -188,18 +192,24 @@ def test_what_changed_is_done_again_and_what_depends_on_it(copy: Path, finished:
 
 
 @pytest.mark.parametrize("change", ["teachers.members.trees.params.max_iter=5", "teachers.members.domain.seed=1"])
-def test_a_changed_teacher_is_the_only_one_taught_again(copy: Path, tmp_path: Path, change: str) -> None:
+def test_a_changed_teacher_is_the_only_one_taught_again(copy: Path, go: Go, change: str) -> None:
     name, before = change.split(".")[2], times(copy / "stages")
-    run(job_of(tmp_path, JOB, change), copy, upto="cache")
+    go(copy, change, upto="cache")
     after = times(copy / "stages")
     changed = {tuple(path.split("/")[:2]) for path in after if after[path] != before.get(path)}
     assert changed == {("teach", name), ("cache", name)}
 
 
+def test_another_regime_teaches_again(copy: Path, go: Go) -> None:
+    before = read_json(copy / "stages" / "teach" / "domain" / "final" / "teacher.json")
+    go(copy, "teachers.regime=later_days", upto="teach")
+    assert read_json(copy / "stages" / "teach" / "domain" / "final" / "teacher.json") != before
+
+
 def test_killed_three_times_and_resumed_is_straight_through(
-    finished: Path, tmp_path: Path, kill_at: Callable[..., None], one_thread: None
+    finished: Path, tmp_path: Path, go: Go, kill_at: Callable[..., None], one_thread: None
 ) -> None:
-    job = job_of(tmp_path)
+    (tmp_path / "job.yaml").write_text(JOB)
     for pattern, count in [
         (r"/teach/foundation/.*position\.json$", 3),
         (r"/cache/\.domain.*/part-.*\.parquet$", 4),
@@ -207,82 +217,17 @@ def test_killed_three_times_and_resumed_is_straight_through(
     ]:
         kill_at(pattern, count, __file__, "by_hand", tmp_path / "job.yaml", tmp_path / "run")
         assert not (tmp_path / "run" / "report.json").exists()
-    run(job, tmp_path / "run")
+    go(tmp_path / "run")
     assert without_timings(tmp_path / "run" / "report.json") == without_timings(finished / "report.json")
     for file in ("student/weights.safetensors", "stages/distill/alone/seed-1/test.parquet"):
         assert (tmp_path / "run" / file).read_bytes() == (finished / file).read_bytes()
     assert not [path for path in (tmp_path / "run").rglob("*") if ".work-" in path.name or ".partial" in path.name]
 
 
-def test_side_by_side_is_one_after_the_other(finished: Path, tmp_path: Path) -> None:
-    job = job_of(tmp_path, JOB, "workers=2", "teachers.members.trees.params.max_iter=2")
+def test_side_by_side_is_one_after_the_other(finished: Path, tmp_path: Path, go: Go) -> None:
     shutil.copytree(finished / "stages" / "simulate", tmp_path / "run" / "stages" / "simulate")
     shutil.copyfile(finished / "lock", tmp_path / "run" / "lock")
-    run(job, tmp_path / "run", upto="teach")
+    go(tmp_path / "run", "workers=2", "teachers.members.trees.params.max_iter=2", upto="teach")
     for name in ("foundation", "domain"):
         one, two = (folder / "stages" / "teach" / name for folder in (finished, tmp_path / "run"))
         assert read_json(one / "final" / "teacher.json") == read_json(two / "final" / "teacher.json")
-
-
-TIMELESS = """\
-name: timeless
-dataset:
-  log: {paths: "%s"}
-  split: {by: random, validation: 0.2, test: 0.2}
-  features:
-    user, item: {kind: single}
-    age: {kind: dense}
-teachers:
-  regime: out_of_fold
-  folds: 2
-  foundation: first
-  members:
-    first: {kind: dlrm, dim: 8, top: [8], train: {epochs: 2, batch_size: 128}}
-    second: {kind: dlrm, dim: 8, top: [8], seed: 1, train: {epochs: 2, batch_size: 128}}
-    weekday: {kind: dlrm, dim: 4, top: [8], features: [user], train: {epochs: 1}}
-student: {top: [4], compression: 2}
-distill: {methods: [alone, single], seeds: [0], train: {epochs: 2, batch_size: 128}}
-evaluate: {resamples: 100}
-workers: 1
-"""
-
-
-@pytest.fixture
-def timeless(tmp_path: Path) -> str:
-    """A job over rows that have no time."""
-    rng = np.random.default_rng(0)
-    user, item = rng.integers(0, 20, 900), rng.integers(0, 15, 900)
-    taste = rng.normal(size=(20, 15)) * 2
-    label = rng.random(900) < 1 / (1 + np.exp(-taste[user, item]))
-    rows = [f"{u},{i},{u % 7},{int(y)}" for u, i, y in zip(user, item, label, strict=True)]
-    (tmp_path / "log.csv").write_text("\n".join(["user,item,age,label", *rows]))
-    return TIMELESS % (tmp_path / "log.csv")
-
-
-def test_rows_without_a_time_are_taught_out_of_fold(
-    timeless: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    job_of(tmp_path, timeless)
-    command = ["recdistill", "run", str(tmp_path / "job.yaml"), "--out", str(tmp_path / "run"), "--quiet", "--json"]
-    monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit) as left:
-        cli.main()
-    assert left.value.code == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report == read_json(tmp_path / "run" / "report.json")
-    assert report["regime"] == "out_of_fold" and report["models"].keys() >= {"alone", "single", "first", "weekday"}
-    taught = sorted(path.name for path in (tmp_path / "run" / "stages" / "teach" / "first").iterdir())
-    assert taught == ["final", "fold-0", "fold-1"]
-    assert report["teacher_forwards"]["saved"] == 0
-
-
-def test_another_foundation_of_the_same_size_is_another_job(timeless: str, tmp_path: Path) -> None:
-    run(job_of(tmp_path, timeless), tmp_path / "run")
-    before, reported = times(tmp_path / "run" / "stages"), read_json(tmp_path / "run" / "report.json")
-    run(job_of(tmp_path, timeless, "teachers.foundation=second"), tmp_path / "run")
-    after, now = times(tmp_path / "run" / "stages"), read_json(tmp_path / "run" / "report.json")
-    assert now["gap"] != reported["gap"] and now["models"]["single"] != reported["models"]["single"]
-    assert now["models"]["alone"] == reported["models"]["alone"]
-    changed = {tuple(path.split("/")[:2]) for path in after if after[path] != before.get(path)}
-    assert {stage for stage, _ in changed} == {"distill", "evaluate", "export"}
-    assert ("distill", "alone") not in changed

@@ -34,7 +34,7 @@ TOKEN = 8
 
 
 class QAAligner(Method):
-    """The `diverse` method. `asked` and `pairs` count (row, teacher) pairs answered and possible while training."""
+    """The `diverse` method."""
 
     reads = "embeddings"
 
@@ -54,7 +54,6 @@ class QAAligner(Method):
         self.answer_rows = nn.ModuleList(nn.Linear(part.answer_dim + 1, width) for part in answerers)
         self.answer_teacher = nn.Linear(de, width, bias=False)
         self.translate = nn.Linear(width, hidden)
-        self.asked = self.pairs = 0
 
     def importance(self, hidden: Tensor, present: Tensor) -> Tensor:
         """How much each teacher's answer counts, float32 [B, n]; rows sum to 1, or to 0 where nobody answered."""
@@ -70,8 +69,6 @@ class QAAligner(Method):
             asked = asked & self._most_important(p.detach(), said.present)
             p = p * asked
             p = p / p.sum(1, keepdim=True).clamp_min(1e-12)
-        self.asked += int(asked.sum())
-        self.pairs += int(said.present.sum())
         translated = self._translations(hidden, said, asked)
 
         answered = batch.weight * asked.any(1)

@@ -49,8 +49,9 @@ class Materials:
         caches = [TeacherCache(self.caches / name, dataset) for name in self.foundation_first]
         members = []
         for cache in caches:
-            folder = self.teachers / cache.name / FINAL
-            members.append(Member(cache.name, cache.dim, open_upper(folder) if folder.exists() else None))
+            trained_here = FINAL in cache.manifest.versions
+            upper = open_upper(self.teachers / cache.name / FINAL) if trained_here else None
+            members.append(Member(cache.name, cache.dim, upper))
         return dataset, caches, members
 
 

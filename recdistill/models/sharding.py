@@ -74,10 +74,11 @@ def plan(module: nn.Module) -> ShardingPlan:
 def shard(module: nn.Module, settings: Train) -> tuple[DistributedModelParallel, CombinedOptimizer]:
     """Shards every embedding table in `module`, whose optimizer then runs inside backward, and the optimizer of it all.
 
-    Tables: fused row-wise Adagrad. Everything dense: AdamW. Every number is what it was in `module`.
+    Tables: fused row-wise Adagrad. Everything dense: AdamW. Every number is what it was in `module`; tables on the meta
+    device, which have none yet, are drawn here.
     """
     join_group()
-    begin = module.state_dict()
+    begin = {name: value for name, value in module.state_dict().items() if not value.is_meta}
     for part in module.modules():
         if isinstance(part, torchrec.EmbeddingBagCollection):
             apply_optimizer_in_backward(
@@ -91,7 +92,7 @@ def shard(module: nn.Module, settings: Train) -> tuple[DistributedModelParallel,
         init_data_parallel=dist.get_world_size() > 1,
     )
     # Sharded tables are drawn anew, by whatever was drawn before: a seed would mean another student under each method.
-    sharded.load_state_dict(begin)
+    sharded.load_state_dict(begin, strict=False)
     fused = set(sharded.fused_optimizer.params)
     dense = {name: value for name, value in sharded.named_parameters() if name not in fused and value.requires_grad}
     adam = KeyedOptimizerWrapper(

@@ -95,6 +95,5 @@ def domain_of(member: Member, dataset: Dataset) -> tuple[tuple[str, tuple[int, .
 
 
 def parameters_of(folder: Path) -> int:
-    """A teacher's parameters, 0 where they are unknown."""
-    path = folder / "teacher.json"
-    return int(read_json(path)["parameters"]) if path.exists() else 0
+    """Parameters of the version in `folder`."""
+    return int(read_json(folder / "teacher.json")["parameters"])

@@ -23,3 +23,11 @@ def test_vectors_round_trip(
     start = data.draw(st.integers(0, rows))
     column = table["v"].combine_chunks().slice(start)
     np.testing.assert_array_equal(binary_to_vectors(column, table.schema.field("v")), values[start:])
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2])
+def test_columns_of_a_wider_array_keep_their_width(rows: int) -> None:
+    wide = np.arange(3 * rows, dtype=np.float16).reshape(rows, 3)
+    column = vectors_to_binary(wide[:, 1:])
+    assert column.type.byte_width == 4
+    np.testing.assert_array_equal(binary_to_vectors(column, binary_field("v", "float16", 2)), wide[:, 1:])

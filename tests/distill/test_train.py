@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,14 @@ def test_a_teacher_is_read_where_it_answers_questions(materials: Materials) -> N
         ("rule", 0, True),
     ]
     assert [cache.name for cache in caches] == list(materials.foundation_first)
+
+
+def test_an_outside_teacher_has_no_layers_of_a_namesake(materials: Materials, tmp_path: Path) -> None:
+    """A member that was trained here in an earlier job, and now comes as a file."""
+    shutil.copytree(materials.teachers, tmp_path / "teach")
+    shutil.copytree(tmp_path / "teach" / "foundation", tmp_path / "teach" / "llm")
+    members = replace(materials, teachers=tmp_path / "teach").open()[2]
+    assert [member.upper is None for member in members] == [False, False, True, True]
 
 
 def test_no_teachers_number_changes(materials: Materials, quick: Distill, tmp_path: Path) -> None:

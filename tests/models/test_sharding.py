@@ -34,6 +34,17 @@ def test_a_sharded_model_begins_as_it_was_built(make_shape: Callable[..., Shape]
         assert torch.equal(local, before[name]), name
 
 
+def test_a_model_without_numbers_is_given_some(make_shape: Callable[..., Shape]) -> None:
+    model = DLRM(make_shape())
+    model.embeddings = DLRM(make_shape(), device=torch.device("meta")).embeddings
+    before = model.head.bias.clone()
+    with quiet():
+        shard(ClickModel(model), Train())
+    tables = [value for name, value in model.state_dict().items() if name.startswith("embeddings")]
+    assert len(tables) == 3 and all(table.local_shards()[0].tensor.abs().max() > 0 for table in tables)
+    assert torch.equal(model.head.bias, before)
+
+
 def test_the_optimizers_have_what_is_trained_and_nothing_else(make_shape: Callable[..., Shape]) -> None:
     with quiet():
         sharded, optimizer = shard(Beside(DLRM(make_shape())), Train(embedding_rate=0.3, dense_rate=0.2))

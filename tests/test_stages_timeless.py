@@ -1,0 +1,84 @@
+"""The whole way through for rows that have no time: teachers score the folds that they have not seen."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recdistill import cli
+from recdistill.files import read_json
+
+JOB = """\
+name: timeless
+dataset:
+  log: {paths: "%s"}
+  split: {by: random, validation: 0.2, test: 0.2}
+  features:
+    user, item: {kind: single}
+    age: {kind: dense}
+teachers:
+  regime: out_of_fold
+  folds: 2
+  foundation: first
+  members:
+    first: {kind: dlrm, dim: 8, top: [8], train: {epochs: 2, batch_size: 128}}
+    second: {kind: dlrm, dim: 8, top: [8], seed: 1, train: {epochs: 2, batch_size: 128}}
+    weekday: {kind: dlrm, dim: 4, top: [8], features: [user], train: {epochs: 1}}
+student: {top: [4], compression: 2, dims: [4]}
+distill: {methods: [alone, single], seeds: [0], train: {epochs: 2, batch_size: 128}}
+evaluate: {resamples: 100}
+workers: 1
+"""
+
+
+def times(folder: Path) -> dict[str, int]:
+    """When each file below a folder was written."""
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def timeless(tmp_path: Path) -> str:
+    """A job over rows that have no time."""
+    rng = np.random.default_rng(0)
+    user, item = rng.integers(0, 20, 900), rng.integers(0, 15, 900)
+    taste = rng.normal(size=(20, 15)) * 2
+    label = rng.random(900) < 1 / (1 + np.exp(-taste[user, item]))
+    rows = [f"{u},{i},{u % 7},{int(y)}" for u, i, y in zip(user, item, label, strict=True)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,age,label", *rows]))
+    return JOB % (tmp_path / "log.csv")
+
+
+def test_rows_without_a_time_are_taught_out_of_fold(
+    timeless: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "job.yaml").write_text(timeless)
+    command = ["recdistill", "run", str(tmp_path / "job.yaml"), "--out", str(tmp_path / "run"), "--quiet", "--json"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report == read_json(tmp_path / "run" / "report.json")
+    assert report["regime"] == "out_of_fold" and report["models"].keys() >= {"alone", "single", "first", "weekday"}
+    taught = sorted(path.name for path in (tmp_path / "run" / "stages" / "teach" / "first").iterdir())
+    assert taught == ["final", "fold-0", "fold-1"]
+    assert report["teacher_forwards"]["saved"] == 0
+
+
+def test_another_foundation_of_the_same_size_is_another_job(
+    timeless: str, tmp_path: Path, run_text: Callable[..., list[str]]
+) -> None:
+    run_text(timeless, tmp_path / "run")
+    before, reported = times(tmp_path / "run" / "stages"), read_json(tmp_path / "run" / "report.json")
+    run_text(timeless, tmp_path / "run", "teachers.foundation=second")
+    after, now = times(tmp_path / "run" / "stages"), read_json(tmp_path / "run" / "report.json")
+    assert now["gap"] != reported["gap"] and now["models"]["single"] != reported["models"]["single"]
+    assert now["models"]["alone"] == reported["models"]["alone"]
+    changed = {tuple(path.split("/")[:2]) for path in after if after[path] != before.get(path)}
+    assert {stage for stage, _ in changed} == {"distill", "evaluate", "export"}
+    assert ("distill", "alone") not in changed
