@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -84,12 +83,9 @@ def score(student: Path, logs: list[Path], out: Path, progress: Progress = silen
     names = pa.schema([("example_id", pa.int64()), ("probability", pa.float32())])
     shift = math.log(schema.negative_keep_rate)
     tables = encode_log(student, raw_log(student, [str(path) for path in logs]))
-    first = next(tables, None)
-    if first is None:
-        raise UserError(f"{', '.join(map(str, logs))}: there are no rows to score")
     done = 0
     with atomic(out) as partial, pq.ParquetWriter(partial, names) as writer:
-        for table in chain([first], tables):
+        for table in tables:
             probability = torch.sigmoid(_logits(model, table, schema) + shift)
             writer.write_table(
                 pa.Table.from_arrays(

@@ -260,7 +260,9 @@ class _Stages:
 
         folder = self.run.stage("evaluate", inputs, make)
         for name in ("report.json", "report.html"):
-            write_text(self.run.folder / name, (folder / name).read_text(encoding="utf-8"))
+            text, shown = (folder / name).read_text(encoding="utf-8"), self.run.folder / name
+            if not shown.exists() or shown.read_text(encoding="utf-8") != text:
+                write_text(shown, text)
         return folder
 
     def export(self, students: dict[Method, list[Path]]) -> Path:

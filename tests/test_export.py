@@ -10,7 +10,6 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from recdistill.clicklog.batches import Rows, batches
 from recdistill.clicklog.ingest import ingest
@@ -156,19 +155,28 @@ def test_an_export_checks_itself(exported: Exported) -> None:
 
 
 def test_changed_weights_are_refused(folder: Path, tmp_path: Path, exported: Exported) -> None:
-    weights = load_file(folder / "weights.safetensors")
-    weights["head.bias"] += 0.001
-    save_file(weights, folder / "weights.safetensors")
+    changed = load_model(folder)
+    changed.head.bias += 0.001
+    save_model(changed, folder)
     with pytest.raises(UserError, match=r"logits differ by up to 0.001 from those of its export .*: export again"):
         score(folder, [exported.raw], tmp_path / "scores.parquet")
     assert not (tmp_path / "scores.parquet").exists()
 
 
 def test_weights_that_are_no_numbers_are_refused(folder: Path) -> None:
-    weights = load_file(folder / "weights.safetensors")
-    weights["head.bias"] += float("nan")
-    save_file(weights, folder / "weights.safetensors")
+    changed = load_model(folder)
+    changed.head.bias += float("nan")
+    save_model(changed, folder)
     with pytest.raises(UserError, match="logits differ by up to nan"):
+        open_student(folder)
+
+
+def test_a_flipped_byte_of_any_row_is_refused(folder: Path) -> None:
+    path = folder / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"weights.safetensors: damaged"):
         open_student(folder)
 
 

@@ -27,7 +27,6 @@ from recdistill.config.job import Diverse
 from recdistill.distill.committee import Answers, Member, answers
 from recdistill.distill.losses import direction_distance, masked_softmax, soft_click_loss
 from recdistill.distill.methods import Method
-from recdistill.models.task import click_loss
 
 TOKEN = 8
 """A cached embedding without upper layers is attended to in pieces of this width."""
@@ -77,7 +76,7 @@ class QAAligner(Method):
         distance = direction_distance(hidden[:, None], translated.detach())
         align = ((p.detach() * distance).sum(1) * answered).sum() / answered.sum().clamp_min(1e-12)
         grounded = head((p[:, :, None] * translated).sum(1)).squeeze(1)
-        ground = click_loss(grounded, batch) + soft_click_loss(committee, batch.label, answered)
+        ground = soft_click_loss(grounded, batch.label, answered) + soft_click_loss(committee, batch.label, answered)
         return self.weight * soft + self.settings.align_weight * align + self.settings.answer_weight * ground
 
     def _translations(self, hidden: Tensor, said: Answers, asked: Tensor) -> Tensor:

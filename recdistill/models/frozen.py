@@ -21,8 +21,9 @@ def save_model(model: DLRM, folder: Path) -> str:
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with atomic(folder / WEIGHTS) as partial:
         save_file(weights, partial)
-    write_json(folder / "model.json", {"version": 1, "shape": model.shape.model_dump()})
-    return file_sha256(folder / WEIGHTS)
+    digest = file_sha256(folder / WEIGHTS)
+    write_json(folder / "model.json", {"version": 1, "shape": model.shape.model_dump(), "sha256": digest})
+    return digest
 
 
 def load_shape(folder: Path) -> Shape:
@@ -33,17 +34,28 @@ def load_shape(folder: Path) -> Shape:
         raise UserError(f"{folder / 'model.json'}: not a version-1 model ({error})") from None
 
 
+def verify(folder: Path) -> None:
+    """Compares the weights with the checksum in `model.json`: safetensors itself does not notice a flipped byte.
+
+    Raises `UserError` where they differ or are missing.
+    """
+    path = folder / WEIGHTS
+    if not path.exists():
+        raise UserError(f"{path}: not there; a model's folder holds model.json and {WEIGHTS}")
+    if file_sha256(path) != read_json(folder / "model.json").get("sha256"):
+        raise UserError(f"{path}: damaged, or not the weights of {folder / 'model.json'}, which holds their checksum")
+
+
 def load_model(folder: Path) -> DLRM:
     """The model, ready to score and not to learn.
 
     Raises `UserError` where the weights are damaged or are not those of the shape.
     """
     model = DLRM(load_shape(folder))
+    verify(folder)
     path = folder / WEIGHTS
     try:
         model.load_state_dict(load_file(path))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not there; a model's folder holds model.json and {WEIGHTS}") from None
     except (SafetensorError, RuntimeError) as error:
-        raise UserError(f"{path}: damaged, or not the weights of {folder / 'model.json'} ({error})") from None
+        raise UserError(f"{path}: not the weights of {folder / 'model.json'} ({error})") from None
     return model.eval().requires_grad_(False)

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from recdistill.clicklog.batches import Batch, Rows, batches
 from recdistill.clicklog.schema import Dataset
 from recdistill.config.models import DlrmTeacher
-from recdistill.errors import UserError
-from recdistill.files import file_sha256, read_json, write_json
+from recdistill.files import write_json
 from recdistill.models.dlrm import DLRM, mlp
-from recdistill.models.frozen import WEIGHTS, load_model, load_shape, save_model
+from recdistill.models.frozen import WEIGHTS, load_model, load_shape, save_model, verify
 from recdistill.models.shape import shape_of
 from recdistill.models.sharding import device
 from recdistill.models.task import ClickModel, normalised_entropy, score
@@ -77,7 +76,6 @@ class FrozenDlrm:
     """
 
     def __init__(self, folder: Path) -> None:
-        _verify(folder)
         self.model = load_model(folder).to(device())
         self.dim = self.model.shape.embedding_dim
         self.features = self.model.shape.features
@@ -103,7 +101,7 @@ class DlrmUpper(Upper):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        _verify(folder)
+        verify(folder)
         shape = load_shape(folder)
         meta = torch.device("meta")
         # Without dropout: what is frozen answers the same while a student beside it trains.
@@ -127,12 +125,3 @@ class DlrmUpper(Upper):
         for layer in self.layers:
             z = layer(z)
         return torch.cat([z, self.head(z)], dim=1)
-
-
-def _verify(folder: Path) -> None:
-    path = folder / WEIGHTS
-    if not path.exists() or file_sha256(path) != read_json(folder / "teacher.json")["fingerprint"]:
-        raise UserError(
-            f"{path}: missing, or not the weights that were trained (teacher.json holds their checksum); remove "
-            f"{folder} and teach again"
-        )

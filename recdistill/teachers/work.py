@@ -22,8 +22,8 @@ from recdistill.teachers.versions import Version
 def teach_chain(folder: Path, mark: str, spec: Member, name: str, dataset: Path, chain: list[Version]) -> None:
     """Trains a chain of versions, each into a folder beside `folder`, which is the last one's.
 
-    Checkpoints with optimizer states are as large as the teacher again; only those that something may go on from
-    are kept: the last of a chain that continues from day to day.
+    Checkpoints with optimizer states are as large as the teacher again, so each is removed when the version that
+    continues it is there.
     """
     opened = Dataset(dataset)
     before: Path | None = None
@@ -43,8 +43,7 @@ def teach_chain(folder: Path, mark: str, spec: Member, name: str, dataset: Path,
         if before is not None:
             shutil.rmtree(before / "training", ignore_errors=True)
         before = out
-    if len(chain) == 1:
-        shutil.rmtree(folder / "training", ignore_errors=True)
+    shutil.rmtree(folder / "training", ignore_errors=True)
 
 
 def cache_teacher(

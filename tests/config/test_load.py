@@ -113,11 +113,12 @@ def test_overrides_change_settings(job_file: Path) -> None:
             "distill.seeds.1=6",
             "dataset.features.user.min_count=9",
             "teachers.members.ids.features=[C1]",
-            "student.dim=null",
+            "student.dims=[8, 4]",
         ],
     )
     assert job.distill.tune.trials == 3
     assert job.distill.seeds == [4, 6]
+    assert job.student.dims == [8, 4]
     assert job.dataset.features["user"].min_count == 9
     assert job.teachers.members["ids"].features == ["C1"]
 
