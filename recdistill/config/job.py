@@ -21,7 +21,7 @@ class Diverse(Section):
     """Width of the learned embedding of each teacher."""
     question_width: int = Field(64, ge=1)
     """Hidden width of the question and answer augmenters."""
-    align_weight: float = Field(0.02, ge=0)
+    align_weight: float = Field(0.002, ge=0)
     answer_weight: float = Field(0.5, ge=0)
     keep: float = Field(1.0, gt=0, le=1)
     """The fraction of (row, teacher) pairs that are asked; the least important are skipped."""

@@ -10,7 +10,8 @@ hidden activation, E_i a learned embedding of teacher i, z_i its cached embeddin
     loss         soft(s, sum p_i t_i) + align * sum p_i |dir(h) - dir(b_i)|^2
                  + answer * (task(head(sum p_i b_i)) + task(sum p_i t_i))
 
-In the first two terms p and b_i are constants: a teacher teaches, it does not move towards its student. The last term
+In the first two terms p and b_i are constants: a teacher teaches, it does not move towards its student. In the last one
+h and the head are: measured, a student that its translators may move learns worse (tests/benchmarks/LEDGER.md). It
 grounds both: translations must be useful to the student's own head, and importance must weigh the teachers so that
 their sum predicts clicks. It can be trusted because teachers have not seen these rows' labels.
 """
@@ -21,6 +22,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from recdistill.clicklog.batches import Batch
 from recdistill.config.job import Diverse
@@ -68,14 +70,15 @@ class QAAligner(Method):
             asked = asked & self._most_important(p.detach(), said.present)
             p = p * asked
             p = p / p.sum(1, keepdim=True).clamp_min(1e-12)
-        translated = self._translations(hidden, said, asked)
+        translated = self._translations(hidden.detach(), said, asked)
 
         answered = batch.weight * asked.any(1)
         committee = (p * said.logit).sum(1)
         soft = soft_click_loss(logit, committee.detach().sigmoid(), answered)
         distance = direction_distance(hidden[:, None], translated.detach())
         align = ((p.detach() * distance).sum(1) * answered).sum() / answered.sum().clamp_min(1e-12)
-        grounded = head((p[:, :, None] * translated).sum(1)).squeeze(1)
+        fixed = {name: value.detach() for name, value in head.named_parameters()}
+        grounded = functional_call(head, fixed, ((p[:, :, None] * translated).sum(1),)).squeeze(1)
         ground = soft_click_loss(grounded, batch.label, answered) + soft_click_loss(committee, batch.label, answered)
         return self.weight * soft + self.settings.align_weight * align + self.settings.answer_weight * ground
 

@@ -1,7 +1,7 @@
 """Scikit-learn classifiers as teachers, boosted trees above all: fitted in memory on target-encoded columns.
 
-A version's folder holds `classifier.skops` (scikit-learn's own objects, without pickle), `encoding.safetensors` and
-`teacher.json`.
+A version's folder holds `classifier.skops` (scikit-learn's own objects, without pickle), `encoding.safetensors`, the
+checksums of both, and `teacher.json`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from recdistill.models.task import normalised_entropy
 from recdistill.teachers.target_encoding import TargetEncoding, fit_transform, impressions, sample, singles
 from recdistill.teachers.versions import Version
 
+CLASSIFIER, ENCODING, CHECKSUMS = "classifier.skops", "encoding.safetensors", "checksums.json"
 MAX_DIM = 64
 STAGES = 8
 """Stages of a boosted classifier that its embedding shows: after all of its iterations, half of them, a quarter ..."""
@@ -136,8 +137,11 @@ def open_sklearn(folder: Path) -> FrozenSklearn:
         UserError: the classifier's file is damaged, or names a type that is not scikit-learn's.
     """
     about = read_json(folder / "teacher.json")
-    encoding = TargetEncoding(load_file(folder / "encoding.safetensors"), set(about["single"]))
-    return FrozenSklearn(_load(folder / "classifier.skops"), encoding, about["features"], about["stages"])
+    for name, digest in read_json(folder / CHECKSUMS).items():
+        if not (folder / name).exists() or file_sha256(folder / name) != digest:
+            raise UserError(f"{folder / name}: missing, or not the file whose checksum {CHECKSUMS} holds; teach again")
+    encoding = TargetEncoding(load_file(folder / ENCODING), set(about["single"]))
+    return FrozenSklearn(_load(folder / CLASSIFIER), encoding, about["features"], about["stages"])
 
 
 def _classifier(spec: SklearnTeacher, label: str) -> Any:
@@ -183,11 +187,11 @@ def _stages(classifier: Any, row: np.ndarray) -> list[int]:
 
 def _save(teacher: FrozenSklearn, out: Path, columns: np.ndarray, label: str) -> None:
     """Writes encoding and classifier, and makes sure that what can be read back says the same about `columns`."""
-    with atomic(out / "encoding.safetensors") as partial:
+    with atomic(out / ENCODING) as partial:
         save_file(teacher.encoding.arrays, partial)
-    with atomic(out / "classifier.skops") as partial:
+    with atomic(out / CLASSIFIER) as partial:
         skops.io.dump(teacher.classifier, partial, compression=zipfile.ZIP_DEFLATED)
-    reopened = FrozenSklearn(_load(out / "classifier.skops"), teacher.encoding, teacher.features, teacher.stages)
+    reopened = FrozenSklearn(_load(out / CLASSIFIER), teacher.encoding, teacher.features, teacher.stages)
     if not np.array_equal(reopened.say(columns)[1], teacher.say(columns)[1]):
         raise UserError(
             f"{label}: {type(teacher.classifier).__name__} does not say the same after it was written and read again; "
@@ -210,9 +214,11 @@ def _describe(teacher: FrozenSklearn, out: Path, about: dict[str, Any]) -> None:
     """Writes `teacher.json`. `parameters` are the numbers in both files, where a tree's node counts as one."""
     digest = hashlib.sha256()
     parameters = sum(array.size for array in teacher.encoding.arrays.values())
-    for name, content in _archive(out / "classifier.skops"):
+    for name, content in _archive(out / CLASSIFIER):
         digest.update(_ADDRESS.sub(b"", content) if name == "schema.json" else content)
         parameters += np.load(io.BytesIO(content)).size if name.endswith(".npy") else 0
+    # Apart from teacher.json, which is the same for two trainings of one teacher; a skops file is not.
+    write_json(out / CHECKSUMS, {name: file_sha256(out / name) for name in (CLASSIFIER, ENCODING)})
     said = {"features": teacher.features, "single": sorted(teacher.encoding.single), "stages": teacher.stages}
     write_json(
         out / "teacher.json",
@@ -222,7 +228,7 @@ def _describe(teacher: FrozenSklearn, out: Path, about: dict[str, Any]) -> None:
             **about,
             **said,
             "parameters": int(parameters),
-            "fingerprint": fingerprint([digest.hexdigest(), file_sha256(out / "encoding.safetensors"), said]),
+            "fingerprint": fingerprint([digest.hexdigest(), file_sha256(out / ENCODING), said]),
         },
     )
 

@@ -17,6 +17,7 @@ from recdistill.clicklog.batches import Rows, batches
 from recdistill.clicklog.schema import Dataset
 from recdistill.config.models import SklearnTeacher, Teachers
 from recdistill.errors import UserError
+from recdistill.files import file_sha256, read_json, write_json
 from recdistill.models.task import normalised_entropy
 from recdistill.teachers.cache import cache_version
 from recdistill.teachers.protocol import open_teacher
@@ -231,8 +232,10 @@ def test_a_file_with_a_flipped_byte_or_a_foreign_type_is_not_opened(folder: Path
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"classifier\.skops: not readable as a classifier"):
+    with pytest.raises(UserError, match=r"classifier\.skops: missing, or not the file whose checksum"):
         open_sklearn(tmp_path / "broken")
     skops.io.dump({"x": zipfile.ZipFile}, path)
+    sums = tmp_path / "broken" / "checksums.json"
+    write_json(sums, {**read_json(sums), path.name: file_sha256(path)})
     with pytest.raises(UserError, match="holds a zipfile.ZipFile, which is not scikit-learn's"):
         open_sklearn(tmp_path / "broken")
