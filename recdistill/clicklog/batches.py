@@ -20,6 +20,7 @@ from torch import Tensor
 from torchrec import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
+from recdistill.clicklog.hashing import mix
 from recdistill.clicklog.schema import PART_ROWS, Dataset, Part, Schema, SplitName
 from recdistill.clicklog.vectors import binary_to_vectors
 
@@ -62,11 +63,7 @@ class Rows:
 
 def folds_of(example_id: np.ndarray, folds: int) -> np.ndarray:
     """Fold of each row, uint64 in [0, folds): a splitmix64 of its id, so that it never depends on order."""
-    with np.errstate(over="ignore"):
-        mixed = example_id.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return (mixed ^ (mixed >> np.uint64(31))) % np.uint64(folds)
+    return mix(example_id) % np.uint64(folds)
 
 
 @dataclass
