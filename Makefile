@@ -4,6 +4,7 @@ REQUIREMENTS ?= requirements-cpu.txt
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed
+SERVICE_INSTALLED := $(VENV)/installed-dagster
 
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -11,12 +12,14 @@ export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test notebooks lock clean
+.PHONY: help demo test notebooks service service-check lock clean
 
 help:
 	@echo 'make demo       run the main job on a generated click log, print the gap, write a report (runs/demo)'
 	@echo 'make test       format, lint, types and tests'
 	@echo 'make notebooks  run every notebook, on the demo'\''s run'
+	@echo 'make service    the nightly service with its page on http://127.0.0.1:3000 (runs/service)'
+	@echo 'make service-check  loads the nightly service, runs one small day with its gates, and exits'
 	@echo 'make lock       pin the newest versions that pyproject.toml allows in requirements.lock'
 	@echo 'make clean      remove .venv and caches; runs/ stays'
 	@echo
@@ -37,10 +40,28 @@ notebooks: demo
 		MPLBACKEND=Agg $(PYTHON) "$$notebook" || exit 1; \
 	done
 
+# Everything that the service keeps is in runs/service, what the page keeps in runs/dagster.
+service: export DAGSTER_HOME := $(CURDIR)/runs/dagster
+service: export RECDISTILL_SERVICE ?= runs/service
+service: $(SERVICE_INSTALLED)
+	@mkdir -p runs/dagster && cp pipelines/dagster.yaml runs/dagster/dagster.yaml
+	$(PYTHON) -m dagster dev -w pipelines/workspace.yaml -h 127.0.0.1 -p 3000
+
+service-check: export DAGSTER_HOME := $(CURDIR)/runs/service-check/dagster
+service-check: export RECDISTILL_SERVICE := runs/service-check/service
+service-check: export RECDISTILL_JOB := pipelines/jobs/nightly.yaml
+service-check: $(SERVICE_INSTALLED)
+	@rm -rf runs/service-check && mkdir -p runs/service-check/dagster
+	@cp pipelines/dagster.yaml runs/service-check/dagster/dagster.yaml
+	$(PYTHON) -m dagster definitions validate -w pipelines/workspace.yaml
+	OMP_NUM_THREADS=1 $(PYTHON) -m dagster job execute -f pipelines/service.py -a defs -j night \
+		--tags '{"dagster/partition": "2026-01-04"}'
+	$(PYTHON) -m recdistill registry runs/service-check/service
+
 # A local version (+cpu) is a build of the same release, and the same line must hold for every build.
 lock:
 	$(call venv,.venv-lock)
-	.venv-lock/bin/python -m pip install --quiet -r $(REQUIREMENTS) -e '.[dev]'
+	.venv-lock/bin/python -m pip install --quiet -r $(REQUIREMENTS) -e '.[dev,dagster]'
 	{ echo '# Every dependency, direct and indirect: pip install -c requirements.lock. Made by `make lock`.'; \
 	  .venv-lock/bin/python -m pip list --format=freeze --exclude-editable --exclude pip | sed 's/+.*//'; \
 	} > requirements.lock
@@ -56,6 +77,10 @@ $(INSTALLED): $(REQUIREMENTS) requirements.lock pyproject.toml packaging/fbgemm-
 	@echo 'Installing into $(VENV): a minute or two'
 	@$(PYTHON) -m pip install --quiet -r $(REQUIREMENTS) -e '.[dev]' -c requirements.lock
 	@$(PYTHON) -m pip check
+	@touch $@
+
+$(SERVICE_INSTALLED): $(INSTALLED)
+	@$(PYTHON) -m pip install --quiet -r $(REQUIREMENTS) -e '.[dagster]' -c requirements.lock
 	@touch $@
 
 # Makes an environment with the first Python that fits.

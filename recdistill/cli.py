@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from recdistill import __version__
+from recdistill import __version__, cli_nightly, cli_people, launch
 from recdistill.config.load import load_job
 from recdistill.errors import UserError
 from recdistill.files import read_json
@@ -48,6 +48,8 @@ def main() -> None:
     """The console entry. It exits with 0, 1 (a fault of recdistill's), 2 (unusable input) or 130 (interrupted)."""
     # Read by OpenMP when torch is first imported: spinning threads cost several times the work on a shared machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # What torch's C++ warns of under several ranks is no concern of a user's, and no logger of Python's hears it.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         app()
     except UserError as error:
@@ -77,6 +79,7 @@ def _crashed(error: Exception) -> None:
 
 
 def _complain(text: str) -> None:
+    launch.first_to_tell()
     print(f"recdistill: {text}", file=sys.stderr)
 
 
@@ -194,6 +197,10 @@ def run(
     _through("export", job_file, out, overrides, quiet, as_json, show_report=True)
 
 
+cli_nightly.register(app)
+cli_people.register(app)
+
+
 def _through(
     upto: str,
     job_file: Path,
@@ -205,11 +212,16 @@ def _through(
 ) -> None:
     """Runs a job up to a stage, then prints the report, or where the stage's results are."""
     job = load_job(job_file, overrides)
+    if launch.must_start(job):
+        raise typer.Exit(launch.start(job.launch.ranks))
     from recdistill.stages import run_job
 
-    with on_stderr(quiet) as progress, Run(out, job, progress) as held:
-        folder = _logged(lambda: run_job(job, held, upto, progress), held.log_file)
-        timings = held.timings()
+    with launch.in_ranks(job) as leads:
+        if not leads:
+            return
+        with on_stderr(quiet) as progress, Run(out, job, progress) as held:
+            folder = _logged(lambda: run_job(job, held, upto, progress), held.log_file)
+            timings = held.timings()
     if show_report or upto == "evaluate":
         _print_report(out, as_json)
     elif as_json:

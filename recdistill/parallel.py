@@ -19,6 +19,7 @@ import threading
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from recdistill.errors import UserError
@@ -39,6 +40,11 @@ _PR_SET_PDEATHSIG = 1
 
 class UnitError(RuntimeError):
     """A unit failed for a reason that is no `UserError`; the message holds its traceback."""
+
+
+def launched() -> bool:
+    """Whether torchrun started this process as one of several ranks."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def cores() -> int:
@@ -82,7 +88,7 @@ def map_units(
 
 def _here(function: Callable[..., Result], units: Sequence[Unit], progress: Progress) -> Generator[tuple[int, Result]]:
     for index, (name, args) in enumerate(units):
-        with installed(progress), _one_thread():
+        with installed(progress), one_thread():
             try:
                 result = function(*args)
             except UserError as error:
@@ -92,8 +98,17 @@ def _here(function: Callable[..., Result], units: Sequence[Unit], progress: Prog
         yield index, result
 
 
+def memory() -> int:
+    """Bytes of this machine's memory, or of the container's limit, whichever is less."""
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(installed, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
+        return installed
+
+
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """One thread for torch, whether it is imported already or will be inside."""
     kept = {name: os.environ.get(name) for name in ONE_THREAD}
     torch = sys.modules.get("torch")
@@ -216,7 +231,7 @@ serve(setup["pipe"], setup["parent"])
 def serve(descriptor: int, parent: int) -> None:
     """What a worker process does: takes units from the pipe until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears ctrl-C as well, and ends its workers
-    _die_with(parent)
+    die_with(parent)
     pipe, lock = Connection(descriptor), threading.Lock()
 
     def send(kind: str, value: Any) -> None:
@@ -251,7 +266,7 @@ class _ToParent(logging.Handler):
         self._send("log", (record.name, record.levelno, record.getMessage()))
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Asks Linux to kill this process when its parent ends, however that ends; elsewhere the closed pipe ends it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

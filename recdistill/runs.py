@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from recdistill.config import Job
 from recdistill.config.load import dump_job
 from recdistill.errors import UserError
 from recdistill.files import done, fingerprint, once, read_json, write_json, write_text
-from recdistill.parallel import map_units
+from recdistill.parallel import launched, map_units
 from recdistill.progress import Progress, installed, silent
 
 FORMAT = 1
@@ -108,6 +109,8 @@ class Run:
     def units(self, name: str, function: Callable[..., None], units: list[Unit]) -> Path:
         """Has `function(folder, mark, *args)` write each unit's results, side by side, unless it did so before.
 
+        Under torchrun one is done after the other, each by all ranks together (see `recdistill.ranks`).
+
         A unit is finished when `files.done(folder, mark)` holds; a function does that with `files.once`. Only
         units whose own inputs changed are done again.
 
@@ -129,8 +132,13 @@ class Run:
             return folder
         self._say(name if len(missing) == len(units) else f"{name}: {len(missing)} of {len(units)}")
         calls = [(unit.name, (folder / unit.name, marks[unit.name], *unit.args)) for unit in missing]
+        workers = self.job.workers
+        if launched():
+            from recdistill.ranks import together
+
+            function, workers = partial(together, function), 1
         with self._timing(name, fingerprint(marks)):
-            map_units(function, calls, self.job.workers, self.progress, name)
+            map_units(function, calls, workers, self.progress, name)
         log.info("%s: done after %.1f s of work", name, self.timings()[name])
         return folder
 

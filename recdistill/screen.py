@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from recdistill.doctor import Check
+
+if TYPE_CHECKING:
+    from recdistill.init.draft import Draft
 
 _STYLE = {"ok": "green", "warning": "yellow", "fault": "bold red"}
 
@@ -50,6 +53,84 @@ def checks_table(checks: Sequence[Check]) -> Table:
         advice = f"\n-> {check.advice}" if check.advice else ""
         table.add_row(f"[{_STYLE[check.status]}]{check.status}[/]", check.name, escape(check.found + advice))
     return table
+
+
+def columns_table(draft: Draft) -> Table:
+    """One line a column of a log: what a job would take it for, and why."""
+    rows = draft.sample.table.num_rows
+    table = Table(title=f"{rows:,} rows looked at" + (", the whole log" if draft.sample.whole else ""))
+    for column in ("column", "taken as", "why"):
+        table.add_column(column)
+    for name, role in draft.roles.named.items():
+        table.add_row(escape(name), role, "")
+    for choice in draft.choices:
+        kind = choice.kind.kind if choice.kind else "left out"
+        style = "bold red" if choice.suspicious else "" if choice.kind else "yellow"
+        table.add_row(escape(choice.column), kind, escape(choice.reason), style=style)
+    return table
+
+
+def comparison_tables(found: dict[str, Any]) -> Iterator[Table]:
+    """The content of `compare`: runs, models by run, paired tests inside runs and between them."""
+    yield _runs_table(found["runs"])
+    yield _models_table(found["runs"])
+    for title, column, pairs in (
+        ("Methods of one run, on the same rows", "method", found["inside"]),
+        ("The same method in two runs, on the same rows", "run", found["between"]),
+    ):
+        if pairs:
+            yield _pairs_table(f"{title}: plus is better, * where zero is outside the interval", column, pairs)
+
+
+def _runs_table(runs: list[dict[str, Any]]) -> Table:
+    table = Table(title="Runs", title_justify="left")
+    table.add_column("run")
+    for column in ("test rows", "seeds", "compression", "student", "passes saved", "seconds", "warnings"):
+        table.add_column(column, justify="right")
+    for run in runs:
+        saved = "-" if run["passes_saved"] is None else f"{run['passes_saved']:.0%}"
+        counts = [f"{run['test_rows']:,}", str(len(run["seeds"])), f"{run['params']['compression']:.1f}x"]
+        counts += [f"{run['params']['student']:,}", saved, f"{run['seconds']:.0f}", str(len(run["warnings"]))]
+        table.add_row(escape(run["label"]), *counts)
+    return table
+
+
+def _models_table(runs: list[dict[str, Any]]) -> Table:
+    table = Table(title="Models", title_justify="left")
+    for column in ("model", "run"):
+        table.add_column(column)
+    for column in ("AUC", "NE", "AUC gap recovered", "NE gap recovered"):
+        table.add_column(column, justify="right")
+    for name in dict.fromkeys(name for run in runs for name in run["models"]):
+        for run in runs:
+            if name in run["models"]:
+                model = run["models"][name]
+                shares = model["gap_recovered"]
+                recovered = [_interval(shares[metric], ".0%") if shares else "" for metric in ("auc", "ne")]
+                metrics = [_interval(model[metric], ".4f") for metric in ("auc", "ne")]
+                table.add_row(escape(name), escape(run["label"]), *metrics, *recovered)
+        table.add_section()
+    return table
+
+
+def _pairs_table(title: str, first: str, pairs: list[dict[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in ("run", "method") if first == "method" else ("method", "run"):
+        table.add_column(column)
+    table.add_column("against")
+    for metric in ("AUC", "NE"):
+        table.add_column(metric, justify="right")
+    for pair in pairs:
+        names = (pair["run"], pair["method"]) if first == "method" else (pair["method"], pair["run"])
+        table.add_row(
+            *map(escape, names), escape(pair["against"]), *(_difference(pair[metric]) for metric in ("auc", "ne"))
+        )
+    return table
+
+
+def _difference(stat: dict[str, Any]) -> str:
+    clear = None not in (stat["low"], stat["high"]) and (stat["low"] > 0 or stat["high"] < 0)
+    return _interval(stat, "+.4f") + (" *" if clear else "  ")
 
 
 def _interval(stat: dict[str, Any] | None, form: str) -> str:

@@ -1,6 +1,6 @@
 """The whole way through, in order. Read this file first: it calls every room.
 
-    simulate -> ingest -> teach -> cache -> distill -> evaluate -> export
+    simulate -> ingest -> teach -> cache (-> recombine -> label) -> distill -> evaluate -> export
 
 Each stage reads what the stages before it wrote into the run folder, and is skipped when it was done from the same
 inputs. The command line, the orchestrator and a notebook all call `run_job`.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from recdistill.clicklog.ingest import ingest
+from recdistill.clicklog.recombine import recombine
 from recdistill.clicklog.schema import Dataset
 from recdistill.clicklog.simulate import simulate
 from recdistill.clicklog.sources import find
@@ -32,19 +33,25 @@ from recdistill.models.size import solve
 from recdistill.progress import Progress
 from recdistill.runs import Run, Unit
 from recdistill.teachers.shards import TeacherCache, write_test_logits
+from recdistill.teachers.shelf import Shelf
 from recdistill.teachers.versions import FINAL, Version, chains, versions
-from recdistill.teachers.work import cache_teacher, domain_of, parameters_of, teach_chain
+from recdistill.teachers.work import cache_teacher, domain_of, label_rows, parameters_of, teach_chain
 
 STAGES = ("simulate", "ingest", "teach", "cache", "distill", "evaluate", "export")
 
 
 def run_job(job: Job, run: Run, upto: str, progress: Progress) -> Path:
     """Runs the stages up to and with `upto`, and returns that stage's folder."""
-    return _Stages(job, run, progress).through(upto)
+    return Stages(job, run, progress).through(upto)
 
 
-class _Stages:
+class Stages:
     """The stages of one job in one run folder; each method does its stage if it must, and returns what it made."""
+
+    shelf: Shelf | None = None
+    """Where teachers' answers are kept from night to night."""
+    earlier: tuple[Path, Path] | None = None
+    """Teachers of an earlier night, where these begin, and the dataset whose ids they know."""
 
     def __init__(self, job: Job, run: Run, progress: Progress) -> None:
         self.job, self.run, self.progress = job, run, progress
@@ -60,6 +67,7 @@ class _Stages:
         if upto == "teach":
             return teachers
         self.caches = self.cache()
+        self.recombined = self.recombine()
         if upto == "cache":
             return self.run.stage_folder("cache")
         students = self.distill()
@@ -88,18 +96,21 @@ class _Stages:
         folder = self.run.stage("simulate", simulation.model_dump(mode="json"), make)
         return Files(paths=[f"{glob.escape(str(folder))}/day=*.parquet"])
 
-    def ingest(self, log: Files) -> Dataset:
+    def ingest(self, log: Files, like: Dataset | None = None) -> Dataset:
+        """The dataset; what models that learned from the dataset `like` see of a row stays as it was."""
         spec = self.job.dataset.model_copy(update={"log": log, "simulate": None})
         if self.job.dataset.simulate is not None:
             spec = spec.model_copy(update={"negative_keep_rate": self.job.dataset.simulate.negative_keep_rate})
         files = [source.path for table in (log, *spec.joins) for source in find(table)]
-        inputs = {
+        inputs: dict[str, Any] = {
             "dataset": spec.model_dump(mode="json", exclude={"log": {"paths"}}),
             "files": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files],
         }
+        if like is not None:
+            inputs["like"] = like.fingerprint
 
         def make(work: Path) -> None:
-            ingest(spec, work, self.progress)
+            ingest(spec, work, self.progress, like)
 
         return Dataset(self.run.stage("ingest", inputs, make))
 
@@ -114,12 +125,16 @@ class _Stages:
             if isinstance(member, FileTeacher):
                 continue
             for chain in chains(self.versions(name)):
-                inputs = {
+                inputs: dict[str, Any] = {
                     "dataset": self.dataset.fingerprint,
                     "teacher": member.model_dump(mode="json"),
                     "versions": [repr(version) for version in chain],
                 }
-                units.append(Unit(f"{name}/{chain[-1].name}", inputs, (member, name, self.dataset.root, chain)))
+                if self.earlier:
+                    known = [self.earlier[0] / name / version.name / "teacher.json" for version in chain]
+                    inputs["earlier"] = [read_json(path)["fingerprint"] for path in known if path.exists()]
+                args = (member, name, self.dataset.root, chain, self.earlier)
+                units.append(Unit(f"{name}/{chain[-1].name}", inputs, args))
         return self.run.units("teach", teach_chain, units)
 
     def cache(self) -> list[TeacherCache]:
@@ -140,22 +155,55 @@ class _Stages:
                     ]
                     for version in everyone
                 }
-            units.append(Unit(name, inputs, (member, name, teachers, self.dataset.root, everyone)))
+            units.append(Unit(name, inputs, (member, name, teachers, self.dataset.root, everyone, self.shelf)))
         folder = self.run.units("cache", cache_teacher, units)
         return [TeacherCache(folder / name, self.dataset) for name in self.members]
 
+    def recombine(self) -> tuple[Dataset, list[TeacherCache]] | None:
+        """Rows that nobody was shown, and what the teachers that can be asked say about them."""
+        settings = self.job.distill.recombine
+        if settings is None:
+            return None
+        inputs = {"dataset": self.dataset.fingerprint, "recombine": settings.model_dump(mode="json")}
+
+        def make(work: Path) -> None:
+            recombine(self.dataset, settings, work, self.progress)
+
+        made = Dataset(self.run.stage("recombine", inputs, make))
+        teachers = self.run.stage_folder("teach")
+        asked = [cache for cache in self.caches if FINAL in cache.manifest.versions]
+        units = [
+            Unit(
+                cache.name,
+                {"recombined": made.fingerprint, "teacher": cache.manifest.versions[FINAL].model_dump()},
+                (cache.name, teachers, self.dataset.root, made.root, self.versions(cache.name)[-1], self.shelf),
+            )
+            for cache in asked
+        ]
+        folder = self.run.units("label", label_rows, units)
+        return made, [TeacherCache(folder / cache.name, made) for cache in asked]
+
     @cached_property
-    def foundation(self) -> Shape:
-        """The foundation's shape."""
+    def foundation(self) -> Shape | None:
+        """The foundation's shape; None where it is known by its answers alone."""
         member = self.job.teachers.members[self.job.teachers.foundation]
-        assert isinstance(member, DlrmTeacher)
+        if not isinstance(member, DlrmTeacher):
+            return None
         return shape_of(member, member.dim, self.dataset.schema, member.features)
+
+    def _foundation_account(self) -> dict[str, Any]:
+        name = self.job.teachers.foundation
+        if self.foundation is not None:
+            return _account(name, self.foundation)
+        member = self.job.teachers.members[name]
+        assert isinstance(member, FileTeacher)
+        return {"model": name, "tables": 0, "dense": member.parameters, "total": member.parameters}
 
     @cached_property
     def student(self) -> Shape:
         """The student's shape: of those that fit, the one that does best on validation rows when trained alone."""
-        shapes = solve(self.job.student, self.dataset.schema, self.foundation.parameters())
-        for shape in (self.foundation, *shapes):
+        shapes = solve(self.job.student, self.dataset.schema, self._foundation_account()["total"])
+        for shape in (*([self.foundation] if self.foundation else []), *shapes):
             self.progress.stage(_told(shape))
         if len(shapes) == 1:
             return shapes[0]
@@ -175,16 +223,21 @@ class _Stages:
         }
         if method != "alone":
             # In order: the first is the foundation, and the others' order decides what is drawn for them.
-            inputs["caches"] = [[cache.name, cache.fingerprint] for cache in self.caches]
-        teach, cache = self.run.stage_folder("teach"), self.run.stage_folder("cache")
+            inputs["caches"] = [[cache.name, cache.fingerprint] for cache in self._all_caches]
+        teach, cache, label = (self.run.stage_folder(name) for name in ("teach", "cache", "label"))
         committee = () if method == "alone" else tuple(self.members)
-        materials = Materials(self.dataset.root, teach, cache, committee, shape)
+        more = (self.recombined[0].root, label) if self.recombined and committee else None
+        materials = Materials(self.dataset.root, teach, cache, committee, shape, more)
         return Unit(name, inputs, (materials, method, seed, settings, f"{stage} {name}"))
+
+    @property
+    def _all_caches(self) -> list[TeacherCache]:
+        return [*self.caches, *(self.recombined[1] if self.recombined else [])]
 
     def distill(self) -> dict[Method, list[Path]]:
         """Every method's students, one folder a seed."""
         job, shape = self.job.distill, self.student
-        for cache in self.caches:
+        for cache in self._all_caches:
             cache.verify()
         settings = self.tune()
         units = [
@@ -213,9 +266,10 @@ class _Stages:
         }
 
     def evaluate(self, students: dict[Method, list[Path]]) -> Path:
-        large, small = self.foundation, self.student
+        small, members = self.student, self.job.teachers.members
+        outside = [member.parameters for member in members.values() if isinstance(member, FileTeacher)]
         inputs = {
-            "job": [self.job.name, self.job.teachers.regime],
+            "job": [self.job.name, self.job.teachers.regime, *outside],
             "dataset": self.dataset.fingerprint,
             "caches": [[cache.name, cache.fingerprint] for cache in self.caches],
             "students": {
@@ -231,8 +285,9 @@ class _Stages:
             for cache in self.caches:
                 path = work / "teachers" / f"{cache.name}.parquet"
                 write_test_logits(cache, self.dataset, path)
+                member = members[cache.name]
                 final = self.run.stage_folder("teach") / cache.name / FINAL
-                parameters = parameters_of(final) if FINAL in cache.manifest.versions else 0
+                parameters = member.parameters if isinstance(member, FileTeacher) else parameters_of(final)
                 models.append(Scored(cache.name, "teacher", None, None, parameters, path))
             for method, folders in students.items():
                 for seed, folder in zip(self.job.distill.seeds, folders, strict=True):
@@ -250,8 +305,8 @@ class _Stages:
                 "name": self.job.name,
                 "foundation": self.job.teachers.foundation,
                 "regime": self.job.teachers.regime,
-                "teacher_forwards": _forwards(self.dataset, self.caches),
-                "account": [_account(self.job.teachers.foundation, large), _account("student", small)],
+                "teacher_forwards": _forwards(self.dataset, self.caches, self.recombined, self.shelf),
+                "account": [self._foundation_account(), _account("student", small)],
                 "timings": self.run.timings(),
             }
             report = evaluate(self.dataset, models, self.job.evaluate, context)
@@ -306,8 +361,25 @@ def _account(name: str, shape: Shape) -> dict[str, Any]:
     }
 
 
-def _forwards(dataset: Dataset, caches: list[TeacherCache]) -> dict[str, int]:
-    """Row-teacher pairs: all there are, those computed, those reused from an earlier cache, those never asked."""
+def _forwards(
+    dataset: Dataset,
+    caches: list[TeacherCache],
+    recombined: tuple[Dataset, list[TeacherCache]] | None,
+    shelf: Shelf | None,
+) -> dict[str, int]:
+    """Row-teacher pairs of the log: all there are, those computed, those reused from an earlier cache, those never
+    asked; and `recombined`, the pairs computed beside them.
+    """
     full = len(caches) * dataset.rows()
-    computed = sum(cache.rows() for cache in caches)
-    return {"full": full, "computed": computed, "reused": 0, "saved": full - computed}
+    answered = sum(cache.rows() for cache in caches)
+    tonight = ("", shelf.night if shelf else "")
+    shards = [shard for cache in caches for shard in cache.manifest.shards]
+    reused = sum(shard.rows for shard in shards if shard.night not in tonight)
+    more = sum(cache.rows() for cache in recombined[1]) if recombined else 0
+    return {
+        "full": full,
+        "computed": answered - reused,
+        "reused": reused,
+        "saved": full - answered + reused,
+        "recombined": more,
+    }

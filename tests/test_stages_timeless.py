@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from recdistill import cli
-from recdistill.files import read_json
+from recdistill.clicklog.schema import Dataset
+from recdistill.files import file_sha256, read_json
 
 JOB = """\
 name: timeless
@@ -82,3 +83,21 @@ def test_another_foundation_of_the_same_size_is_another_job(
     changed = {tuple(path.split("/")[:2]) for path in after if after[path] != before.get(path)}
     assert {stage for stage, _ in changed} == {"distill", "evaluate", "export"}
     assert ("distill", "alone") not in changed
+
+
+def test_recombined_rows_reach_every_student_but_the_one_alone(
+    timeless: str, tmp_path: Path, run_text: Callable[..., list[str]]
+) -> None:
+    run_text(timeless, tmp_path / "run")
+    students = tmp_path / "run" / "stages" / "distill"
+    before = {name: file_sha256(students / name / "seed-0" / "test.parquet") for name in ("alone", "single")}
+    change = "distill.recombine={rows: 1.5, groups: [[item]]}"
+    said = run_text(timeless, tmp_path / "run", change)
+    assert {"recombine", "label", "distill: 1 of 2"} <= set(said)
+    after = {name: file_sha256(students / name / "seed-0" / "test.parquet") for name in ("alone", "single")}
+    assert after["alone"] == before["alone"] and after["single"] != before["single"]
+    made = Dataset(tmp_path / "run" / "stages" / "recombine")
+    forwards = read_json(tmp_path / "run" / "report.json")["teacher_forwards"]
+    assert forwards["recombined"] == 3 * made.rows() > 0 and forwards["saved"] == 0
+    again = [text for text in run_text(timeless, tmp_path / "run", change) if not text.startswith(" ")]
+    assert "label: up to date" in again and all(text.endswith("up to date") for text in again)

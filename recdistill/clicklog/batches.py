@@ -6,10 +6,11 @@ rows, so that a shuffle mixes days. Memory holds a few such blocks: the one in u
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import pyarrow as pa
@@ -72,7 +73,7 @@ class Batch(Pipelineable):
 
     `dense` float32 [B, D] in schema order; `sparse` int64 ids keyed by feature, stride B; `label`, `weight` float32
     [B]; `example_id` int64 [B]; `extra` whatever columns were joined: float32 [B] or float16 [B, d], with a bool
-    [B] under `<name>?` that says which rows have one.
+    [B] under `<name>?` that says which rows have one. Labels are zeros where `labelled` is false.
     """
 
     dense: Tensor
@@ -81,6 +82,7 @@ class Batch(Pipelineable):
     weight: Tensor
     example_id: Tensor
     extra: dict[str, Tensor] = field(default_factory=dict)
+    labelled: bool = True
 
     def __len__(self) -> int:
         return self.label.numel()
@@ -88,6 +90,12 @@ class Batch(Pipelineable):
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
         return self._map(lambda value: value.to(device=device, non_blocking=non_blocking))
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """The batch of the rows from `start` to before `stop`."""
+        return self._map(
+            lambda value: _cut(value, start, stop) if isinstance(value, KeyedJaggedTensor) else value[start:stop]
+        )
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory."""
@@ -98,8 +106,8 @@ class Batch(Pipelineable):
         self._map(lambda value: value.record_stream(stream) or value)
 
     def _map(self, function: Callable) -> Batch:
-        values = {f.name: function(getattr(self, f.name)) for f in fields(self) if f.name != "extra"}
-        return Batch(**values, extra={name: function(value) for name, value in self.extra.items()})
+        mapped = {f.name: function(getattr(self, f.name)) for f in fields(self) if f.name not in ("extra", "labelled")}
+        return replace(self, **mapped, extra={name: function(value) for name, value in self.extra.items()})
 
 
 class Block:
@@ -118,7 +126,8 @@ class Block:
         self.values, self.lengths = _jagged([table[name] for name in self.keys])
         self.offsets = torch.cumsum(self.lengths, 0) - self.lengths
         absent = torch.ones(self.rows)
-        self.label = _tensor(table["label"]) if "label" in table.column_names else torch.zeros(self.rows)
+        self.labelled = "label" in table.column_names
+        self.label = _tensor(table["label"]) if self.labelled else torch.zeros(self.rows)
         self.weight = _tensor(table["weight"]) if "weight" in table.column_names else absent
         self.example_id = torch.from_numpy(table["example_id"].to_numpy().copy())
         known = {*self.keys, *dense, "label", "weight", "example_id"}
@@ -142,6 +151,7 @@ class Block:
             weight=self.weight[index],
             example_id=self.example_id[index],
             extra={name: value[index] for name, value in self.extra.items()},
+            labelled=self.labelled,
         )
 
 
@@ -162,7 +172,7 @@ def read_blocks(
     parts = rows.parts(dataset) if parts is None else parts
     if shuffle is not None:
         parts = [parts[at] for at in shuffle.permutation(len(parts))]
-    wanted = _columns(dataset.schema, features)
+    wanted = _columns(dataset.schema, features, rows.split)
 
     def tables() -> Iterator[pa.Table]:
         held: list[pa.Table] = []
@@ -196,6 +206,20 @@ def batches(
         order = torch.arange(block.rows) if shuffle is None else torch.from_numpy(shuffle.permutation(block.rows))
         for start in range(0, block.rows, batch_size):
             yield block.take(order[start : start + batch_size])
+
+
+def in_turn(first: Iterator[Batch], second: Iterator[Batch], ratio: float) -> Iterator[Batch]:
+    """Batches of two streams: after each of `first` so many of `second` that their counts stay at 1 : `ratio`.
+
+    Both are read to their end.
+    """
+    owed = 0.0
+    for batch in first:
+        yield batch
+        owed += ratio
+        yield from itertools.islice(second, int(owed))
+        owed -= int(owed)
+    yield from second
 
 
 def prefetch(items: Iterator, depth: int = 1) -> Iterator:
@@ -236,10 +260,23 @@ def prefetch(items: Iterator, depth: int = 1) -> Iterator:
         thread.join()
 
 
-def _columns(schema: Schema, features: Sequence[str] | None) -> list[str]:
+def _columns(schema: Schema, features: Sequence[str] | None, split: SplitName) -> list[str]:
     names = [*(column.name for column in schema.dense), *(feature.name for feature in schema.sparse)]
     chosen = names if features is None else [name for name in names if name in set(features)]
+    if split == "unlabelled":
+        return ["example_id", *chosen]
     return ["example_id", "label", *(["weight"] if schema.has_weight else []), *chosen]
+
+
+def _cut(sparse: KeyedJaggedTensor, start: int, stop: int) -> KeyedJaggedTensor:
+    keys, rows, offsets = sparse.keys(), sparse.stride(), sparse.offsets()
+    first = torch.arange(len(keys), device=offsets.device) * rows
+    ends = zip(offsets[first + start].tolist(), offsets[first + stop].tolist(), strict=True)
+    return KeyedJaggedTensor(
+        keys=keys,
+        values=torch.cat([sparse.values()[:0], *(sparse.values()[begin:end] for begin, end in ends)]),
+        lengths=sparse.lengths().view(len(keys), rows)[:, start:stop].reshape(-1),
+    )
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:

@@ -29,7 +29,7 @@ from recdistill.errors import UserError
 from recdistill.progress import Progress, silent
 
 
-def ingest(spec: config.Dataset, out: Path, report: Progress = silent) -> Dataset:
+def ingest(spec: config.Dataset, out: Path, report: Progress = silent, like: Dataset | None = None) -> Dataset:
     """Reads the log that `spec.log` names and writes it to `out` as a dataset; the manifest comes last.
 
     What an earlier call left in `out`, finished or not, is written anew: the same input gives the same bytes.
@@ -38,6 +38,7 @@ def ingest(spec: config.Dataset, out: Path, report: Progress = silent) -> Datase
         spec: the job's `dataset:` section, with `log`.
         out: a folder for the dataset alone.
         report: told how far it is.
+        like: an earlier dataset that this one must be readable beside (see `statistics.learn`).
 
     Raises:
         UserError: the log, a side table or the section cannot be used; the message says which cell, column or key.
@@ -53,7 +54,7 @@ def ingest(spec: config.Dataset, out: Path, report: Progress = silent) -> Datase
     with Scratch(out / ".scratch") as scratch:
         scratch.write(log.layout.schema, _watched(log, report))
         missing_days = arrange(scratch, log)
-        schema, collisions = learn(scratch, log.layout, out)
+        schema, collisions = learn(scratch, log.layout, out, like)
         row_columns = [name for name in ROW_COLUMNS if name in log.layout.schema.names]
         encoder = Encoder(schema, out / "vocabulary", log.layout, row_columns)
         writer = PartWriter(out)

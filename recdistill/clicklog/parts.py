@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recdistill.clicklog.schema import PART_ROWS, ROW_GROUP_ROWS, SPLITS, PartRecord, part_key
+from recdistill.clicklog.schema import PART_ROWS, ROW_GROUP_ROWS, SPLITS, PartRecord, SplitName, part_key
 from recdistill.clicklog.split import day_name
 from recdistill.files import atomic, file_sha256
 
@@ -59,18 +59,17 @@ class PartWriter:
             self._held[split] = [rows.slice(PART_ROWS)] if rows.num_rows > PART_ROWS else []
 
     def _write(self, split: int, table: pa.Table) -> None:
-        name, index = SPLITS[split], self._written[split]
-        path = self._root / (part_key(self._day, name, index) + ".parquet")
-        with atomic(path) as partial:
-            pq.write_table(table.combine_chunks(), partial, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+        index = self._written[split]
         self._written[split] += 1
-        self.records.append(
-            PartRecord(
-                day=self._day,
-                split=name,
-                index=index,
-                rows=table.num_rows,
-                positives=int(pc.sum(table["label"]).as_py()),
-                sha256=file_sha256(path),
-            )
-        )
+        self.records.append(write_part(self._root, self._day, SPLITS[split], index, table))
+
+
+def write_part(root: Path, day: str, split: SplitName, index: int, table: pa.Table) -> PartRecord:
+    """Writes one part, whole or not at all, and says what it holds."""
+    path = root / (part_key(day, split, index) + ".parquet")
+    with atomic(path) as partial:
+        pq.write_table(table.combine_chunks(), partial, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+    positives = int(pc.sum(table["label"]).as_py()) if "label" in table.column_names else 0
+    return PartRecord(
+        day=day, split=split, index=index, rows=table.num_rows, positives=positives, sha256=file_sha256(path)
+    )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -25,8 +25,9 @@ PART_ROWS = 1 << 18
 """The most rows of one part, and so the unit of reading, caching and shuffling."""
 ROW_GROUP_ROWS = 1 << 16
 
-SplitName = Literal["train", "validation", "test"]
+SplitName = Literal["train", "validation", "test", "unlabelled"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+"""The splits of a log. `unlabelled` rows come from `recombine`: without `label`, `weight` and `time`."""
 
 
 class _Record(BaseModel):
@@ -151,7 +152,7 @@ class Dataset:
             for record in self.manifest.parts
             if (split is None or record.split == split) and (days is None or record.day in days)
         ]
-        records.sort(key=lambda record: (record.day, SPLITS.index(record.split), record.index))
+        records.sort(key=lambda record: (record.day, get_args(SplitName).index(record.split), record.index))
         return [
             Part(
                 self.root / (part_key(record.day, record.split, record.index) + ".parquet"),

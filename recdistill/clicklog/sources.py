@@ -96,15 +96,19 @@ def column_names(source: Source, files: Files) -> list[str]:
     return names
 
 
-def read(source: Source, files: Files, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def read(
+    source: Source, files: Files, columns: list[str], row_groups: list[int] | None = None
+) -> Iterator[pa.RecordBatch]:
     """Batches of some columns of a file, in the file's order; its header must have them.
+
+    `row_groups` are those of a Parquet file to read, all when absent.
 
     Raises:
         UserError: the file is empty, damaged, not UTF-8, or a row has too few or too many values.
     """
     if source.format == "parquet":
         with _parquet_mistakes(source), pq.ParquetFile(source.path, buffer_size=1 << 20) as file:
-            yield from file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)
+            yield from file.iter_batches(BATCH_ROWS, row_groups=row_groups, columns=columns, use_threads=False)
         return
     names = column_names(source, files)
     with _text_mistakes(source, files, names), _open_text(source, files, columns) as reader:
@@ -143,7 +147,7 @@ def _open_text(source: Source, files: Files, columns: list[str] | None) -> Itera
 def _text_mistakes(source: Source, files: Files, names: list[str]) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
         said = str(error).split("\n")[0]
         header = files.columns is None
         where = str(source.path)
@@ -153,7 +157,7 @@ def _text_mistakes(source: Source, files: Files, names: list[str]) -> Iterator[N
         if width := re.search(r"Expected (\d+) columns, got (\d+)", said):
             named = "the header has" if header else "`columns` names"
             raise UserError(f"{where}: {width[2]} values where {named} {width[1]}; {_hint(files)}") from None
-        if "UTF8" in said:
+        if "UTF8" in said or isinstance(error, UnicodeDecodeError):
             column = re.search(r"column #(\d+)", said)
             if column and int(column[1]) < len(names):
                 where += f", column {names[int(column[1])]!r}"

@@ -20,7 +20,7 @@ DAY = 86_400_000_000
 
 
 def arrange(scratch: Scratch, log: TypedLog) -> Counts:
-    """Puts the scratch rows in order of time and adds `$split`: 0 train, 1 validation, 2 test.
+    """Puts the scratch rows in order of time and adds `$split`: 0 train, 1 validation, 2 test, -1 none of them.
 
     Returns:
         Days in the middle of the log that have no rows (`missing_days`, the day).
@@ -58,7 +58,9 @@ def _split_sql(spec: Dataset, rows: int, users: dict[str, str], days: list[int])
                 f"split: {validation} validation and {test} test days leave none of the log's {len(days)} days "
                 "to train on; ask for fewer"
             )
-        return _case('"time"', days[-test - validation] * DAY, days[-test] * DAY)
+        known = len(days) - test - validation
+        first = known - min(known, split.train or known)
+        return _case('"time"', days[known] * DAY, days[-test] * DAY, days[first] * DAY)
     if split.by == "random":
         return _case('"$draw"', 1 - split.validation - split.test, 1 - split.test)
     if split.by == "order":
@@ -69,8 +71,10 @@ def _split_sql(spec: Dataset, rows: int, users: dict[str, str], days: list[int])
     return _case(rank, *_first_rows(count, split.validation, split.test))
 
 
-def _case(value: str, validation: object, test: object) -> str:
-    return f'(CASE WHEN {value} < {validation} THEN 0 WHEN {value} < {test} THEN 1 ELSE 2 END)::TINYINT AS "$split"'
+def _case(value: str, validation: object, test: object, train: object = None) -> str:
+    before = "" if train is None else f"WHEN {value} < {train} THEN -1 "
+    cases = f"{before}WHEN {value} < {validation} THEN 0 WHEN {value} < {test} THEN 1 ELSE 2"
+    return f'(CASE {cases} END)::TINYINT AS "$split"'
 
 
 def _first_rows(count: str, validation: float, test: float) -> tuple[str, str]:

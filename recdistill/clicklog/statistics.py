@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from recdistill.clicklog.hashing import hashed_ids
 from recdistill.clicklog.layout import Layout
+from recdistill.clicklog.schema import Dataset as DatasetOnDisk
 from recdistill.clicklog.schema import DenseColumn, Schema, Sparse, Table
 from recdistill.clicklog.scratch import Scratch
 from recdistill.clicklog.typed import Counts
@@ -23,19 +24,27 @@ FINITE = float(np.finfo(np.float32).max)
 """The largest value that a dense feature may have."""
 
 
-def learn(scratch: Scratch, layout: Layout, out: Path) -> tuple[Schema, Counts]:
+def learn(scratch: Scratch, layout: Layout, out: Path, like: DatasetOnDisk | None = None) -> tuple[Schema, Counts]:
     """Works out the schema of a dataset and writes `out/vocabulary/*.parquet`.
+
+    What a model that learned from the dataset `like` sees of a row is kept: means, deviations and bucket boundaries are
+    that dataset's, and its values that no training row has stand at the end of the vocabularies, with a count of 0.
 
     Returns:
         The schema, and for each hashed table how many distinct training values share an id with another (`collisions`).
     """
     spec, counts = layout.spec, Counter[tuple[str, str]]()
+    kept = {column.name: column for column in like.schema.dense} if like else {}
+    cut = {table.name: table.boundaries or [] for table in like.schema.tables} if like else {}
     tables: list[Table] = []
     sparse: list[Sparse] = []
     dense: list[DenseColumn] = []
     for name, feature in spec.features.items():
         column, source = f'"{layout.features[name]}"', feature.model_dump(mode="json")
         if isinstance(feature, Dense):
+            if name in kept:
+                dense.append(kept[name])
+                continue
             moments = _moments(scratch, column, feature) if feature.standardise else Moments()
             dense.append(DenseColumn(name=name, mean=moments.mean, std=moments.std, source=source))
             continue
@@ -43,7 +52,7 @@ def learn(scratch: Scratch, layout: Layout, out: Path) -> tuple[Schema, Counts]:
         kind = "bag" if isinstance(feature, Bag | History) else "single"
         sparse.append(Sparse(name=name, kind=kind, table=shared or name, source=source))
         if isinstance(feature, Bucket):
-            boundaries = _boundaries(scratch, column, feature.bins)
+            boundaries = cut[name] if name in cut else _boundaries(scratch, column, feature.bins)
             rows = len(boundaries) + 2
             tables.append(Table(name=name, rows=rows, encoding="bucket", boundaries=boundaries))
         elif isinstance(feature, Single | Bag) and shared is None:
@@ -53,7 +62,8 @@ def learn(scratch: Scratch, layout: Layout, out: Path) -> tuple[Schema, Counts]:
                 size, salt = feature.hash.size, feature.hash.salt
                 tables.append(Table(name=name, rows=size + 1, encoding="hash", salt=salt))
             else:
-                rows = _vocabulary(scratch, values, feature, out / "vocabulary" / f"{name}.parquet") + 1
+                known = like.vocabulary_path(name) if like else None
+                rows = _vocabulary(scratch, values, feature, out / "vocabulary" / f"{name}.parquet", known) + 1
                 tables.append(Table(name=name, rows=rows, encoding="vocabulary"))
     schema = Schema(
         sparse=sparse,
@@ -138,11 +148,12 @@ def _boundaries(scratch: Scratch, column: str, bins: int) -> list[float]:
     return sorted({value for value in found if value > smallest})
 
 
-def _vocabulary(scratch: Scratch, values: str, feature: Single | Bag, path: Path) -> int:
-    """Writes the values of training rows that are kept, most frequent first; returns how many."""
+def _vocabulary(scratch: Scratch, values: str, feature: Single | Bag, path: Path, known: Path | None) -> int:
+    """Writes the values of training rows that are kept, most frequent first, then other `known` ones; says how many."""
     limit = f"LIMIT {feature.max_values}" if feature.max_values is not None else ""
     schema = pa.schema({"value": pa.string(), "count": pa.int64()})
     rows = 0
+    others = {} if known is None else dict.fromkeys(pq.read_table(known, partitioning=None)["value"].to_pylist())
     with atomic(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
         for table in scratch.stream(
             f"SELECT value, count(*) AS count FROM (SELECT {values} AS value FROM rows WHERE {_TRAIN}) "
@@ -151,7 +162,12 @@ def _vocabulary(scratch: Scratch, values: str, feature: Single | Bag, path: Path
         ):
             writer.write_table(table.cast(schema))
             rows += table.num_rows
-    return rows
+            if others:
+                for value in table["value"].to_pylist():
+                    others.pop(value, None)
+        if others:
+            writer.write_table(pa.table({"value": list(others), "count": [0] * len(others)}, schema=schema))
+    return rows + len(others)
 
 
 def _collisions(scratch: Scratch, values: str, hash_: Hash) -> int:

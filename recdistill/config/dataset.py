@@ -101,7 +101,8 @@ class Time(Section):
 class Split(Section):
     """Which rows train, validate and test.
 
-    - `days`: the last `test` days, the `validation` days before them, the rest trains (whole numbers);
+    - `days`: the last `test` days, the `validation` days before them, the rest trains (whole numbers), or the last
+      `train` days of it: rows of earlier days are read for users' histories and then left out;
     - `random`: fractions of rows, by a salted hash of `example_id`;
     - `user_order`: each user's last `test` fraction, the `validation` fraction before it, the rest trains;
     - `order`: fractions of the log in its own order.
@@ -110,6 +111,8 @@ class Split(Section):
     by: Literal["days", "random", "user_order", "order"]
     validation: float = Field(gt=0)
     test: float = Field(gt=0)
+    train: int | None = Field(None, ge=1)
+    """At most so many training days, for `days`."""
     user: str | None = None
     """The user column, for `user_order`."""
     seed: int = 0
@@ -123,6 +126,8 @@ class Split(Section):
             raise ValueError(f"with `by: {self.by}`, validation + test are fractions below 1 together")
         if (self.by == "user_order") != (self.user is not None):
             raise ValueError("`user` names the user column with `by: user_order`, and only there")
+        if self.train is not None and self.by != "days":
+            raise ValueError("`train` is a number of days, for `by: days` only")
         return self
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from recdistill.config.base import NAME, Section, nearest
-from recdistill.config.dataset import Dataset, Dense
+from recdistill.config.base import NAME, Section, expand, nearest
+from recdistill.config.dataset import Dataset, Dense, History
 from recdistill.config.models import FileTeacher, Student, Teachers, Train
+from recdistill.config.service import Service
 
 Method = Literal["alone", "single", "mean", "hint", "confidence", "diverse"]
 METHODS: tuple[Method, ...] = ("alone", "single", "mean", "hint", "confidence", "diverse")
@@ -23,8 +24,32 @@ class Diverse(Section):
     """Hidden width of the question and answer augmenters."""
     align_weight: float = Field(0.002, ge=0)
     answer_weight: float = Field(0.5, ge=0)
+    questions: float = Field(0.25, gt=0, le=1)
+    """The share of a batch's rows on which teachers are asked questions; their logits count on all of them."""
     keep: float = Field(1.0, gt=0, le=1)
     """The fraction of (row, teacher) pairs that are asked; the least important are skipped."""
+
+
+class Recombine(Section):
+    """Rows without labels for the students: training rows whose groups of features come from other rows of the day."""
+
+    rows: float = Field(2.0, gt=0, le=100)
+    """Rows for every training row."""
+    groups: list[Annotated[list[str], Field(min_length=1)]] = Field(min_length=1, max_length=8)
+    """Features that stay together, such as an item and its metadata. What no group holds stays with its row."""
+    seed: int = Field(0, ge=0)
+
+    @field_validator("groups", mode="before")
+    @classmethod
+    def _spell_out(cls, value: Any) -> Any:
+        return [expand(group) for group in value] if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> Recombine:
+        names = [name for group in self.groups for name in group]
+        if len(set(names)) < len(names):
+            raise ValueError("`groups` must not share a feature")
+        return self
 
 
 class Tune(Section):
@@ -46,6 +71,8 @@ class Distill(Section):
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2, 3, 4], min_length=1)
     soft_weight: float = Field(1.0, ge=0)
     """Weight of what teachers say beside the click loss; not tied to 1 - a (Rec-Distill)."""
+    recombine: Recombine | None = None
+    """What every method but `alone` learns from beside the log."""
     train: Train = Train()
     diverse: Diverse = Diverse()
     tune: Tune = Tune()
@@ -70,6 +97,24 @@ class Evaluate(Section):
     seed: int = Field(0, ge=0)
 
 
+class Launch(Section):
+    """The job's `launch:` section: several processes (ranks) that train each model together, on shards of its tables.
+
+    Under torchrun there are as many as torchrun started. The result does not depend on how many they are, but for
+    rounding and dropout: a job may go on with another number.
+    """
+
+    ranks: int = Field(1, ge=1, le=256)
+    """Processes that the command starts on this machine; with GPUs, one for each."""
+    row_wise: list[str] = []
+    """Features whose tables are cut by rows over all ranks. Elsewhere the planner decides: whole, or by rows."""
+
+    @field_validator("row_wise", mode="before")
+    @classmethod
+    def _spell_out(cls, value: Any) -> Any:
+        return expand(value) if isinstance(value, list | str) else value
+
+
 class Job(Section):
     """A distillation job, as read from YAML."""
 
@@ -80,7 +125,9 @@ class Job(Section):
     distill: Distill = Distill()
     evaluate: Evaluate = Evaluate()
     workers: int = Field(0, ge=0)
-    """Processes that train models side by side, one thread each; 0 is one a core."""
+    """Processes that train models side by side, one thread each; 0 is one a core. Without meaning for ranks."""
+    launch: Launch = Launch()
+    service: Service = Service()
 
     @model_validator(mode="after")
     def _features_exist(self) -> Job:
@@ -92,13 +139,27 @@ class Job(Section):
             if not isinstance(member, FileTeacher)
         ]
         asked.append(("evaluate.slices", self.evaluate.slices))
+        asked.append(("service.gates.drifting", self.service.gates.drifting))
+        asked.append(("launch.row_wise", self.launch.row_wise))
+        groups = self.distill.recombine.groups if self.distill.recombine else []
+        asked += [("distill.recombine.groups", group) for group in groups]
         problems = []
         for where, names in asked:
             for name in names or []:
                 if name not in known:
                     problems.append(f"{where}: no feature {name!r} in dataset.features{nearest(name, known)}")
-            if names and where != "evaluate.slices" and all(isinstance(known.get(name), Dense) for name in names):
+            if (
+                names
+                and where.startswith(("student", "teachers"))
+                and all(isinstance(known.get(name), Dense) for name in names)
+            ):
                 problems.append(f"{where}: needs at least one feature that is not dense")
+        for name in self.launch.row_wise:
+            feature = known.get(name)
+            owner = feature.of if isinstance(feature, History) else getattr(feature, "share", None)
+            if isinstance(feature, Dense) or owner:
+                hint = f"name {owner!r}, whose table it shares" if owner else "a dense feature needs none"
+                problems.append(f"launch.row_wise: {name!r} has no table of its own; {hint}")
         if self.teachers.regime in ("later_days", "prequential") and self.dataset.split.by != "days":
             problems.append(f"teachers.regime: {self.teachers.regime} needs dataset.split: {{by: days}}")
         if problems:

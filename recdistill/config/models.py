@@ -41,6 +41,9 @@ class Architecture(Section):
     top: list[Width] = Field([256, 128], min_length=1)
     """Hidden widths after the interaction. The last is what a distillation module sees."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    unknown: float = Field(0.0, ge=0, lt=1)
+    """The share of ids that training reads as unknown (row 0), so that the model learns what to do without them. For
+    logs whose later days bring new ids (after DropoutNet, Volkovs et al. 2017)."""
 
 
 class _Member(Section):
@@ -89,6 +92,8 @@ class FileTeacher(Section):
     """The keep-rate of the log it was trained on; its logits are moved to this dataset's own."""
     seen: Literal["unseen", "in_sample"] = "unseen"
     """Whether it was trained on the training rows that it scores here."""
+    parameters: int = Field(0, ge=0)
+    """How many it has, for the account; a foundation must say so, since the student's size hangs on it."""
 
     @field_validator("paths", mode="before")
     @classmethod
@@ -119,9 +124,12 @@ class Teachers(Section):
 
     @model_validator(mode="after")
     def _has_foundation(self) -> Teachers:
-        if not isinstance(self.members.get(self.foundation), DlrmTeacher):
-            raise ValueError(f"the foundation {self.foundation!r} must be one of the members, of kind dlrm")
-        if self.members[self.foundation].rows is not None:  # type: ignore[union-attr]
+        member = self.members.get(self.foundation)
+        if not isinstance(member, DlrmTeacher | FileTeacher):
+            raise ValueError(f"the foundation {self.foundation!r} must be one of the members, of kind dlrm or file")
+        if isinstance(member, FileTeacher) and not member.parameters:
+            raise ValueError(f"the foundation {self.foundation!r} must say how many `parameters` it has")
+        if isinstance(member, DlrmTeacher) and member.rows is not None:
             raise ValueError(f"the foundation {self.foundation!r} must answer every row: give it no `rows`")
         return self
 

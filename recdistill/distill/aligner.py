@@ -1,19 +1,24 @@
 """The question-and-answer aligner: a committee's answers, translated into the student's own representation.
 
 After DiverseDistill (Liu et al., arXiv 2402.14035), restated for click models. Per row, with h the student's last
-hidden activation, E_i a learned embedding of teacher i, z_i its cached embedding, t_i its calibrated logit:
+hidden activation, E_i a learned embedding of teacher i, z_i its cached embedding, t its and the others' calibrated
+logits:
 
-    importance   p   = softmax_i(E_i W h / sqrt(de)), over the teachers that answered
+    importance   r   = softmax_i(E_i W h / sqrt(de)), over the teachers that answered: before they are asked
+                 p   = softmax_i(E_i W h / sqrt(de) + G(t)_i): when what they said is known
     question     q_i = Q([h; E_i]), in teacher i's own space
     answer       a_i = U_i(z_i + q_i) through its frozen upper layers, or attention of q_i over z_i where it has none
     translation  b_i = A([a_i; t_i; E_i]), in the student's space
     loss         soft(s, sum p_i t_i) + align * sum p_i |dir(h) - dir(b_i)|^2
-                 + answer * (task(head(sum p_i b_i)) + task(sum p_i t_i))
+                 + answer * (task(head(sum p_i b_i)) + task(sum p_i t_i) + task(sum r_i t_i))
 
 In the first two terms p and b_i are constants: a teacher teaches, it does not move towards its student. In the last one
 h and the head are: measured, a student that its translators may move learns worse (tests/benchmarks/LEDGER.md). It
-grounds both: translations must be useful to the student's own head, and importance must weigh the teachers so that
-their sum predicts clicks. It can be trusted because teachers have not seen these rows' labels.
+grounds all three: translations must be useful to the student's own head, and both importances must weigh the teachers
+so that their sum predicts clicks. It can be trusted because teachers have not seen these rows' labels. p knows more
+than r: who is right shows in what the others say. r is what a router and the report use.
+
+Questions are asked on a share of a batch's rows, and none on recombined rows: there the committee's logit teaches.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from recdistill.config.job import Diverse
 from recdistill.distill.committee import Answers, Member, answers
 from recdistill.distill.losses import direction_distance, masked_softmax, soft_click_loss
 from recdistill.distill.methods import Method
+from recdistill.models.task import weight_of_all
 
 TOKEN = 8
 """A cached embedding without upper layers is attended to in pieces of this width."""
@@ -45,6 +51,7 @@ class QAAligner(Method):
         width, de = settings.question_width, settings.teacher_dim
         self.teachers = nn.Parameter(torch.randn(len(members), de) * 0.1)
         self.importance_of = nn.Linear(hidden, de, bias=False)
+        self.heard = nn.Sequential(nn.Linear(2 * len(members), width), nn.ReLU(), nn.Linear(width, len(members)))
         self.question_row = nn.Linear(hidden, width)
         self.question_teacher = nn.Linear(de, width, bias=False)
         self.questions = nn.ModuleList(
@@ -57,30 +64,45 @@ class QAAligner(Method):
         self.translate = nn.Linear(width, hidden)
 
     def importance(self, hidden: Tensor, present: Tensor) -> Tensor:
-        """How much each teacher's answer counts, float32 [B, n]; rows sum to 1, or to 0 where nobody answered."""
-        score = self.importance_of(hidden) @ self.teachers.T / math.sqrt(self.settings.teacher_dim)
-        return masked_softmax(score, present)
+        """How much each teacher's answer will count, float32 [B, n]; rows sum to 1, or to 0 where nobody answers."""
+        return masked_softmax(self._score(hidden), present)
 
     def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
         """The loss above, a scalar."""
-        said = answers(batch, self.members, embedding=True)
+        said = answers(batch, self.members)
+        h = hidden.detach()
         asked = said.present
-        p = self.importance(hidden.detach(), asked)
+        score = self._score(h)
         if self.settings.keep < 1:
-            asked = asked & self._most_important(p.detach(), said.present)
-            p = p * asked
-            p = p / p.sum(1, keepdim=True).clamp_min(1e-12)
-        translated = self._translations(hidden.detach(), said, asked)
-
-        answered = batch.weight * asked.any(1)
+            asked = asked & self._most_important(masked_softmax(score.detach(), asked), asked)
+        heard = torch.cat([said.logit * asked, asked.to(h.dtype)], dim=1)
+        before, p = masked_softmax(score, asked), masked_softmax(score + self.heard(heard), asked)
         committee = (p * said.logit).sum(1)
-        soft = soft_click_loss(logit, committee.detach().sigmoid(), answered)
+        answered = batch.weight * asked.any(1)
+        loss = self.weight * soft_click_loss(logit, committee.detach().sigmoid(), answered)
+        if not batch.labelled:
+            return loss
+        for weights in (before, p):
+            known = soft_click_loss((weights * said.logit).sum(1), batch.label, answered)
+            loss = loss + self.settings.answer_weight * known
+        rows = math.ceil(len(batch) * self.settings.questions)
+        return loss + self._question(hidden[:rows], p[:rows], asked[:rows], said.first(rows), head, batch)
+
+    def _score(self, hidden: Tensor) -> Tensor:
+        return self.importance_of(hidden) @ self.teachers.T / math.sqrt(self.settings.teacher_dim)
+
+    def _question(
+        self, hidden: Tensor, p: Tensor, asked: Tensor, said: Answers, head: nn.Module, batch: Batch
+    ) -> Tensor:
+        """The losses of questions and answers on the first rows of a batch, a scalar."""
+        translated = self._translations(hidden.detach(), said, asked)
+        answered = (batch.weight[: len(hidden)]) * asked.any(1)
         distance = direction_distance(hidden[:, None], translated.detach())
-        align = ((p.detach() * distance).sum(1) * answered).sum() / answered.sum().clamp_min(1e-12)
+        align = ((p.detach() * distance).sum(1) * answered).sum() / weight_of_all(answered)
         fixed = {name: value.detach() for name, value in head.named_parameters()}
         grounded = functional_call(head, fixed, ((p[:, :, None] * translated).sum(1),)).squeeze(1)
-        ground = soft_click_loss(grounded, batch.label, answered) + soft_click_loss(committee, batch.label, answered)
-        return self.weight * soft + self.settings.align_weight * align + self.settings.answer_weight * ground
+        useful = soft_click_loss(grounded, batch.label[: len(hidden)], answered)
+        return self.settings.align_weight * align + self.settings.answer_weight * useful
 
     def _translations(self, hidden: Tensor, said: Answers, asked: Tensor) -> Tensor:
         """Every teacher's answer in the student's space, [B, n, ds]; zeros where it was not asked."""

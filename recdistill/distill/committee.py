@@ -27,23 +27,24 @@ class Member:
 class Answers:
     """The cached answers of n teachers on B rows.
 
-    `logit` float32 [B, n], calibrated, 0 where absent; `present` bool [B, n]; `embedding` float32 [B, dim_i] for each
-    teacher, zeros where absent, or empty when the reader was not asked for embeddings.
+    `logit` float32 [B, n], calibrated, 0 where absent; `present` bool [B, n]; `embedding` float16 [B, dim_i] for each
+    teacher, zeros where absent, [B, 0] where none was read.
     """
 
     logit: Tensor
     present: Tensor
     embedding: list[Tensor]
 
+    def first(self, rows: int) -> Answers:
+        """What was said about the first rows, embeddings as float32."""
+        embedding = [vectors[:rows].float() for vectors in self.embedding]
+        return Answers(self.logit[:rows], self.present[:rows], embedding)
 
-def answers(batch: Batch, members: list[Member], embedding: bool) -> Answers:
-    """The columns that the teacher caches joined to a batch."""
-    names = [member.name for member in members]
-    absent = batch.label.new_zeros(len(batch), 0)
-    return Answers(
-        logit=torch.stack([batch.extra[f"logit.{name}"] for name in names], dim=1),
-        present=torch.stack([batch.extra[f"logit.{name}?"] for name in names], dim=1),
-        embedding=[batch.extra[f"embedding.{member.name}"].float() if member.dim else absent for member in members]
-        if embedding
-        else [],
-    )
+
+def answers(batch: Batch, members: list[Member]) -> Answers:
+    """The columns that the teacher caches joined to a batch; a teacher without a column answered nothing."""
+    nothing = torch.zeros_like(batch.label)
+    logit = [batch.extra.get(f"logit.{member.name}", nothing) for member in members]
+    present = [batch.extra.get(f"logit.{member.name}?", nothing.bool()) for member in members]
+    vectors = [batch.extra.get(f"embedding.{member.name}", nothing.new_zeros(len(batch), 0)) for member in members]
+    return Answers(torch.stack(logit, dim=1), torch.stack(present, dim=1), vectors)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recdistill.models.task import weight_of_all
+
 
 def soft_click_loss(logit: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Cross-entropy of logits [B] against probabilities [B], weighted mean, a scalar.
@@ -13,7 +15,7 @@ def soft_click_loss(logit: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     Cross-entropy and not squared error, as in Rec-Distill (arXiv 2605.29755). Rows of weight 0 do not count.
     """
     loss = F.binary_cross_entropy_with_logits(logit, target, weight=weight, reduction="sum")
-    return loss / weight.sum().clamp_min(1e-12)
+    return loss / weight_of_all(weight)
 
 
 def direction_distance(a: Tensor, b: Tensor) -> Tensor:

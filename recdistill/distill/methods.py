@@ -15,16 +15,20 @@ from recdistill.clicklog.batches import Batch
 from recdistill.distill.committee import Member, answers
 from recdistill.distill.losses import direction_distance, masked_mean, soft_click_loss
 from recdistill.models.dlrm import DLRM
-from recdistill.models.task import click_loss
+from recdistill.models.task import click_loss, weight_of_all
+
+Reads = Literal["nothing", "logits", "embeddings"]
 
 
 class Method(nn.Module):
     """A way to learn from teachers.
 
-    `reads` says what the cache must be read for. `weight` is the weight of the teachers' loss beside the click loss.
+    `reads` says what of the cache is read, `reads_recombined` what of the answers on recombined rows. `weight` is the
+    weight of the teachers' loss beside the click loss.
     """
 
-    reads: ClassVar[Literal["nothing", "logits", "embeddings"]] = "logits"
+    reads: ClassVar[Reads] = "logits"
+    reads_recombined: ClassVar[Reads] = "logits"
 
     def __init__(self, members: list[Member], hidden: int, weight: float) -> None:
         super().__init__()
@@ -42,6 +46,7 @@ class Alone(Method):
     """No teacher."""
 
     reads = "nothing"
+    reads_recombined = "nothing"
 
     def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
         """Zero."""
@@ -53,7 +58,7 @@ class Single(Method):
 
     def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy against the foundation's probability, where it answered."""
-        said = answers(batch, self.members[:1], embedding=False)
+        said = answers(batch, self.members[:1])
         weight = batch.weight * said.present[:, 0]
         return self.weight * soft_click_loss(logit, said.logit[:, 0].sigmoid(), weight)
 
@@ -63,7 +68,7 @@ class Mean(Method):
 
     def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy against the probability of the mean logit of those who answered."""
-        said = answers(batch, self.members, embedding=False)
+        said = answers(batch, self.members)
         mean, any_answer = masked_mean(said.logit, said.present)
         return self.weight * soft_click_loss(logit, mean.sigmoid(), batch.weight * any_answer)
 
@@ -72,14 +77,15 @@ class Confidence(Method):
     """Per-row weights from each teacher's own loss (CA-MKD, Zhang et al. 2022).
 
     w_i = (1 - exp(l_i) / sum_j exp(l_j)) / (n - 1) with l_i the log loss of teacher i on the row, over those present.
+    Where there is no label all weights are alike.
     """
 
     def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
         """Sum over teachers of w_i times the cross-entropy against teacher i."""
-        said = answers(batch, self.members, embedding=False)
+        said = answers(batch, self.members)
         label = batch.label[:, None].expand_as(said.logit)
         own = nn.functional.binary_cross_entropy_with_logits(said.logit, label, reduction="none")
-        odds = own.exp() * said.present
+        odds = (own * batch.labelled).exp() * said.present
         trust = (1 - odds / odds.sum(1, keepdim=True).clamp_min(1e-12)) * said.present
         trust = torch.where(said.present.sum(1, keepdim=True) > 1, trust, said.present.to(trust.dtype))
         trust = trust / trust.sum(1, keepdim=True).clamp_min(1e-12)
@@ -92,6 +98,7 @@ class Hint(Method):
     """Feature regression from the student's hidden activation by one linear projector a teacher (FitNets, 2015)."""
 
     reads = "embeddings"
+    reads_recombined = "embeddings"
 
     def __init__(self, members: list[Member], hidden: int, weight: float) -> None:
         super().__init__(members, hidden, weight)
@@ -99,13 +106,13 @@ class Hint(Method):
 
     def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
         """Mean over teachers of the squared distance of directions between projection and embedding."""
-        said = answers(batch, self.members, embedding=True)
+        said = answers(batch, self.members).first(len(batch))
         total = logit.new_zeros(())
         seen = [(i, z) for i, z in enumerate(said.embedding) if z.shape[1]]
         for (i, z), projector in zip(seen, self.projectors, strict=True):
             weight = batch.weight * said.present[:, i]
             distance = direction_distance(projector(hidden), z)
-            total = total + (weight * distance).sum() / weight.sum().clamp_min(1e-12)
+            total = total + (weight * distance).sum() / weight_of_all(weight)
         return self.weight * total / max(1, len(seen))
 
 
@@ -120,6 +127,7 @@ class Distiller(nn.Module):
         self.student, self.method = student, method
 
     def forward(self, batch: Batch) -> Tensor:
-        """Click loss plus the teachers' loss, a scalar."""
+        """Click loss, where there are labels, plus the teachers' loss, a scalar."""
         logit, hidden = self.student(batch)
-        return click_loss(logit, batch) + self.method(hidden, logit, self.student.head, batch)
+        taught = self.method(hidden, logit, self.student.head, batch)
+        return click_loss(logit, batch) + taught if batch.labelled else taught

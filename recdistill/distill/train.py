@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,19 +12,21 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from recdistill.clicklog.batches import Rows, batches
+from recdistill import ranks
+from recdistill.clicklog.batches import Batch, Rows, batches, in_turn
 from recdistill.clicklog.schema import Dataset, SplitName
 from recdistill.config.job import Distill
 from recdistill.config.job import Method as MethodName
 from recdistill.distill.aligner import QAAligner
 from recdistill.distill.committee import Member
 from recdistill.distill.methods import Alone, Confidence, Distiller, Hint, Mean, Method, Single
+from recdistill.distill.warm import Start, begin_at
 from recdistill.files import atomic, write_json
 from recdistill.models.dlrm import DLRM
 from recdistill.models.frozen import save_model
 from recdistill.models.shape import Shape
 from recdistill.models.sharding import device
-from recdistill.models.task import normalised_entropy, score
+from recdistill.models.task import validation_ne
 from recdistill.models.trainer import Position, fit, load_best
 from recdistill.teachers.protocol import open_upper
 from recdistill.teachers.shards import TeacherCache, joined
@@ -42,17 +45,59 @@ class Materials:
     foundation_first: tuple[str, ...]
     """Names of the committee's members, the foundation first."""
     shape: Shape
+    recombined: tuple[Path, Path] | None = None
+    """The dataset of recombined rows and the caches of what teachers said about them."""
+    start: Start | None = None
+    """An earlier student, where this one begins."""
 
-    def open(self) -> tuple[Dataset, list[TeacherCache], list[Member]]:
-        """The dataset, the caches and the members with their frozen upper layers."""
-        dataset = Dataset(self.dataset)
-        caches = [TeacherCache(self.caches / name, dataset) for name in self.foundation_first]
+    def open(self) -> Opened:
+        """The datasets, their caches and the members with their frozen upper layers."""
+        shown = _asked(self.dataset, self.caches, self.foundation_first)
         members = []
-        for cache in caches:
+        for cache in shown.caches:
             trained_here = FINAL in cache.manifest.versions
             upper = open_upper(self.teachers / cache.name / FINAL) if trained_here else None
             members.append(Member(cache.name, cache.dim, upper))
-        return dataset, caches, members
+        more = None if self.recombined is None else _asked(*self.recombined, self.foundation_first, "unlabelled")
+        return Opened(shown, more, members, self.start)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A dataset and what teachers said about its rows."""
+
+    dataset: Dataset
+    caches: list[TeacherCache]
+    split: SplitName = "train"
+
+    def steps(self, batch_size: int) -> int:
+        """Batches of an epoch, but for the short ones at the ends of blocks."""
+        return -(-self.dataset.rows(self.split) // batch_size)
+
+    def stream(self, method: Method, shape: Shape, batch_size: int, generator: np.random.Generator) -> Iterator[Batch]:
+        """One epoch of shuffled training batches with the columns that the method reads."""
+        reads = method.reads if self.split == "train" else method.reads_recombined
+        join = None if reads == "nothing" else joined(self.caches, embedding=reads == "embeddings")
+        return batches(
+            self.dataset, Rows(self.split), batch_size, shuffle=generator, join=join, features=shape.features
+        )
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a student learns from: rows of the log, recombined rows if any, and the committee."""
+
+    shown: Asked
+    recombined: Asked | None
+    members: list[Member]
+    start: Start | None = None
+
+
+def _asked(dataset: Path, caches: Path, names: tuple[str, ...], split: SplitName = "train") -> Asked:
+    """A teacher without a cache there answers none of the rows: it is known by a file alone."""
+    opened = Dataset(dataset)
+    there = [name for name in names if (caches / name).exists()]
+    return Asked(opened, [TeacherCache(caches / name, opened) for name in there], split)
 
 
 def make_method(name: MethodName, members: list[Member], hidden: int, settings: Distill) -> Method:
@@ -74,12 +119,13 @@ def distill_one(materials: Materials, name: MethodName, seed: int, settings: Dis
 
     Raises `RuntimeError` if any number of a frozen teacher changed on the way; nothing may do that.
     """
-    dataset, caches, members = materials.open()
-    distiller, position = train_student(dataset, caches, members, materials.shape, name, seed, settings, label, out)
-    student = distiller.student
-    save_model(student, out)
+    opened = materials.open()
+    distiller, position = train_student(opened, materials.shape, name, seed, settings, label, out)
+    if not ranks.leads():
+        return
+    save_model(distiller.student, out)
     for split in ("validation", "test"):
-        write_predictions(distiller, dataset, split, out / f"{split}.parquet")
+        write_predictions(distiller, opened.shown.dataset, split, out / f"{split}.parquet")
     write_json(
         out / "training.json",
         {
@@ -94,17 +140,10 @@ def distill_one(materials: Materials, name: MethodName, seed: int, settings: Dis
 
 
 def train_student(
-    dataset: Dataset,
-    caches: list[TeacherCache],
-    members: list[Member],
-    shape: Shape,
-    name: MethodName,
-    seed: int,
-    settings: Distill,
-    label: str,
-    out: Path,
+    opened: Opened, shape: Shape, name: MethodName, seed: int, settings: Distill, label: str, out: Path
 ) -> tuple[Distiller, Position]:
     """The best check of a student and its method, unsharded, and how the training went."""
+    members, dataset, size = opened.members, opened.shown.dataset, settings.train.batch_size
 
     def build() -> Distiller:
         torch.manual_seed(seed)
@@ -112,18 +151,29 @@ def train_student(
         return Distiller(student, make_method(name, members, shape.top[-1], settings))
 
     distiller = build()
-    reads = distiller.method.reads
-    join = None if reads == "nothing" else joined(caches, embedding=reads == "embeddings")
+    if opened.start is not None:
+        begin_at(distiller, opened.start, dataset)
+    method = distiller.method
+    recombined = opened.recombined if method.reads != "nothing" else None
+    steps, more = opened.shown.steps(size), recombined.steps(size) if recombined else 0
+
+    def epoch(generator: np.random.Generator) -> Iterator[Batch]:
+        if recombined is None:
+            return opened.shown.stream(method, shape, size, generator)
+        one, two = generator.spawn(2)  # each stream is read by a thread of its own
+        return in_turn(
+            opened.shown.stream(method, shape, size, one),
+            recombined.stream(method, shape, size, two),
+            more / steps,
+        )
+
     before = _frozen(members)
-    train = Rows("train")
     position = fit(
         distiller,
-        lambda generator: batches(
-            dataset, train, settings.train.batch_size, shuffle=generator, join=join, features=shape.features
-        ),
-        -(-dataset.rows("train") // settings.train.batch_size),
-        lambda m: normalised_entropy(
-            score(m.student, batches(dataset, Rows("validation"), SCORING_BATCH, features=shape.features))
+        epoch,
+        steps + more,
+        lambda m: validation_ne(
+            m.student, batches(dataset, Rows("validation"), SCORING_BATCH, features=shape.features)
         ),
         settings.train,
         out / "training",

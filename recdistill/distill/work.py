@@ -9,7 +9,8 @@ import numpy as np
 
 from recdistill.config.job import Distill, Method, Tune
 from recdistill.distill.train import Materials, distill_one
-from recdistill.files import once, read_json
+from recdistill.files import read_json
+from recdistill.ranks import once
 
 
 def distill_unit(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from recdistill.evaluate.lineup import ALONE, DIVERSE
@@ -28,8 +29,21 @@ def render(report: dict[str, Any]) -> str:
     """
     from recdistill.evaluate import plots
 
-    hero = _hero(report)
+    hero = hero_of(report["gap_recovered"])
     shown = [report["foundation"], ALONE, *([hero] if hero else [])]
+    return template("page.html").render(
+        report=report,
+        hero=hero,
+        headline=headline(report),
+        verdict=verdict,
+        regime=REGIMES.get(report["regime"], "the run did not say which rows teachers scored"),
+        bars={metric: Markup(plots.recovered_bars(report, metric, hero or "")) for metric in report["gap"]},
+        reliability=Markup(plots.reliability(report, shown)),
+    )
+
+
+def template(name: str) -> Template:
+    """A page's template, with the filters that write numbers."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -45,26 +59,18 @@ def render(report: dict[str, Any]) -> str:
         "duration": duration,
         "shade": shade,
     }
-    return environment.get_template("page.html").render(
-        report=report,
-        hero=hero,
-        headline=headline(report),
-        verdict=verdict,
-        regime=REGIMES.get(report["regime"], "the run did not say which rows teachers scored"),
-        bars={metric: Markup(plots.recovered_bars(report, metric, hero or "")) for metric in report["gap"]},
-        reliability=Markup(plots.reliability(report, shown)),
-    )
+    return environment.get_template(name)
 
 
-def _hero(report: dict[str, Any]) -> str | None:
-    """The method that the first screen is about: `diverse`, or the last one that was trained in its place."""
-    methods = list(report["gap_recovered"])
-    return DIVERSE if DIVERSE in methods else methods[-1] if methods else None
+def hero_of(methods: Iterable[str]) -> str | None:
+    """The distilling method that a first screen is about: `diverse`, or the last one that was trained in its place."""
+    found = list(methods)
+    return DIVERSE if DIVERSE in found else found[-1] if found else None
 
 
 def headline(report: dict[str, Any]) -> str:
     """The answer in one sentence."""
-    hero = _hero(report)
+    hero = hero_of(report["gap_recovered"])
     if hero is None:
         return "No student was taught: there is only the student alone."
     found = {metric.upper(): stat for metric, stat in report["gap_recovered"][hero].items()}

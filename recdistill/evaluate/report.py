@@ -73,7 +73,7 @@ def evaluate(dataset: Dataset, models: list[Scored], settings: Evaluate, context
             "teacher_forwards": context.get("teacher_forwards"),
             "timings": context.get("timings", {}),
         }
-    return _rounded({**report, "warnings": caveats(report)})
+    return rounded({**report, "warnings": caveats(report)})
 
 
 class _Judge:
@@ -209,10 +209,10 @@ def _known(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Eight significant digits: below that the order of a sum decides, and the same job should give the same bytes."""
     if isinstance(value, dict):
-        return {key: _rounded(part) for key, part in value.items()}
+        return {key: rounded(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [_rounded(part) for part in value]
+        return [rounded(part) for part in value]
     return float(f"{value:.8g}") if isinstance(value, float) else value

@@ -61,19 +61,42 @@ def score(lineup: Lineup, rows: Rows, scratch: Path, resamples: int, seed: int) 
     board = Scoreboard(columns, scratch_array(scratch, "logits", np.float32, size))
     _fill(lineup, rows, board)
     placements = scratch_array(scratch, "placements", np.float32, size)
-    for column, (logit, placement) in enumerate(zip(board.logits, placements, strict=True)):
-        board.measured.append(_measure(rows, logit, placement))
-        progress.current().update("measure models", column + 1, len(placements))
+    board.measured.extend(measure(rows, board.logits, placements))
     for method, students in lineup.methods.items():
         for student, column in zip(students, columns[method], strict=True):
             if board.measured[column].coverage < 1:
                 raise UserError(
                     f"{student.path}: a logit is null; expected a student to answer every row: score it again"
                 )
-    exact = np.array([measured.values["auc"] for measured in board.measured])
-    sums = class_sums(_blocks(rows, board.logits, placements, block_rows(resamples)), resamples, seed)
-    board.replicates.update(replicates(sums, exact))
+    board.replicates.update(resample(rows, board.logits, placements, board.measured, resamples, seed))
     return board
+
+
+def measure(rows: Rows, logits: Array, placements: Array) -> list[Measured]:
+    """Measures models, and fills in their placement values.
+
+    Args:
+        rows: the test rows.
+        logits: float32 [models, rows], in the log's own terms; NaN where a model does not answer.
+        placements: float32 [models, rows], to be written.
+    """
+    found = []
+    for logit, placement in zip(logits, placements, strict=True):
+        found.append(_measure(rows, logit, placement))
+        progress.current().update("measure models", len(found), len(logits))
+    return found
+
+
+def resample(
+    rows: Rows, logits: Array, placements: Array, measured: list[Measured], resamples: int, seed: int
+) -> dict[str, Floats]:
+    """Per metric, what each model would have been worth in each resample: float64 [resamples, models].
+
+    The draws depend on `resamples`, `seed` and the number of rows alone: models that are resampled apart are paired.
+    """
+    exact = np.array([each.values["auc"] for each in measured])
+    sums = class_sums(_blocks(rows, logits, placements, block_rows(resamples)), resamples, seed)
+    return replicates(sums, exact)
 
 
 def _fill(lineup: Lineup, rows: Rows, board: Scoreboard) -> None:

@@ -66,7 +66,11 @@ class DLRM(nn.Module):
 
     def vectors(self, batch: Batch) -> Tensor:
         """The vectors that interact, float32 [B, fields, dim]."""
-        sparse = batch.sparse if self.rows is None else self.rows(batch.sparse)
+        sparse = batch.sparse
+        if self.training and self.shape.unknown:
+            sparse = _partly_unknown(sparse, self.shape.unknown)
+        if self.rows is not None:
+            sparse = self.rows(sparse)
         pooled = self.embeddings(sparse)
         # By key, never `values()`: a sharded collection returns its columns in another order.
         vectors = [pooled[name] for name in self.shape.sparse]
@@ -83,6 +87,13 @@ class DLRM(nn.Module):
             return flat
         dots = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1)
         return torch.cat([flat, dots.index_select(1, self.pairs)], dim=1)
+
+
+def _partly_unknown(sparse: KeyedJaggedTensor, share: float) -> KeyedJaggedTensor:
+    """The same bags, a random share of their ids replaced by 0."""
+    ids = sparse.values()
+    known = torch.rand(ids.shape, device=ids.device) >= share
+    return KeyedJaggedTensor(keys=sparse.keys(), values=ids * known, lengths=sparse.lengths())
 
 
 class CrossNet(nn.Module):
@@ -122,10 +133,15 @@ class RowMap(nn.Module):
         per_key = sparse.lengths().view(len(self.keys), -1).sum(1)
         own = torch.repeat_interleave(self.own, per_key)
         shared = torch.repeat_interleave(self.shared, per_key)
-        ids = sparse.values()
-        # Knuth's multiplicative hash; the product of two positive int32-sized numbers fits int64.
-        tail = own + ((ids % 2147483647) * 2654435761 >> 16) % shared
-        return KeyedJaggedTensor(keys=self.keys, values=torch.where(ids < own, ids, tail), lengths=sparse.lengths())
+        rows = place(sparse.values(), own, shared)
+        return KeyedJaggedTensor(keys=self.keys, values=rows, lengths=sparse.lengths())
+
+
+def place(ids: Tensor, own: Tensor, shared: Tensor) -> Tensor:
+    """The row of each id, int64 [N]: itself below `own`, else one of the `shared` rows after them, by hash."""
+    # Knuth's multiplicative hash; the product of two positive int32-sized numbers fits int64.
+    tail = own + ((ids % 2147483647) * 2654435761 >> 16) % shared
+    return torch.where(ids < own, ids, tail)
 
 
 def mlp(widths: list[int], dropout: float, device: torch.device | None) -> nn.Sequential:

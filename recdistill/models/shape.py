@@ -39,6 +39,7 @@ class Shape(BaseModel):
     cross_layers: int
     top: list[int]
     dropout: float
+    unknown: float = 0.0
 
     @property
     def features(self) -> list[str]:
@@ -104,6 +105,7 @@ def shape_of(architecture: Architecture, dim: int, schema: Schema, features: lis
         cross_layers=architecture.cross_layers,
         top=architecture.top,
         dropout=architecture.dropout,
+        unknown=architecture.unknown,
     )
 
 

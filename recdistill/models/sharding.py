@@ -1,4 +1,4 @@
-"""One process or many: the process group, and a model under TorchRec's DistributedModelParallel.
+"""A model under TorchRec's DistributedModelParallel: where its tables lie, and how it is optimised.
 
 Training always goes through DistributedModelParallel, with one rank as with many, so that there is one way through.
 """
@@ -8,26 +8,44 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-import torch.distributed as dist
 import torchrec
 from torch import nn
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
-from torchrec.distributed.planner.types import Topology
+from torchrec.distributed.planner.types import PlannerError, Topology
 from torchrec.distributed.types import ShardingPlan, ShardingType
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
+from recdistill import parallel, ranks
 from recdistill.config.models import Train
+from recdistill.errors import UserError
 
-# Says at import, of every program alike, that a function of torch.fx has been renamed.
+_SPEED = {"cpu": {"intra_host_bw": 2**30 / 1000}}
+"""Bytes a millisecond from rank to rank where TorchRec's own figure, NVLink's, is not right: gloo moves 1 GiB a second."""
+_by_rows: set[str] = set()
+"""Tables that must be cut by rows."""
+
+# Say of every program alike that functions of torch have been renamed.
 logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
+
+
+class RowsSharder(EmbeddingBagCollectionSharder):
+    """Keeps a table whole or cuts it by rows, on CPUs as on GPUs.
+
+    These two alone keep row-wise Adagrad's arithmetic and can be loaded under another number of ranks.
+    """
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        """TorchRec's own sharder does not offer rows on CPUs."""
+        return [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]
 
 
 def device() -> torch.device:
@@ -37,38 +55,57 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-def join_group() -> None:
-    """Joins the group that torchrun made, or makes a group of one that opens no port."""
-    if dist.is_initialized():
-        return
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        dist.init_process_group(backend)
-    else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+def cut_by_rows(tables: Sequence[str]) -> None:
+    """Has this process cut these tables by rows from now on, whatever the planner would choose (`launch.row_wise`)."""
+    _by_rows.update(tables)
 
 
-def plan(module: nn.Module) -> ShardingPlan:
-    """Where each table goes: whole, or in row shards.
+def plan_for(module: nn.Module, world: int, here: int, batch_size: int) -> ShardingPlan:
+    """Where each table of `module` goes among `world` ranks, `here` of them on each machine, by TorchRec's planner.
 
-    These two alone keep row-wise Adagrad's arithmetic and can be loaded under another number of ranks.
+    `batch_size` is that of all ranks together. A table has the shards that `cut_by_rows` asks for, or those that take
+    the least time by the planner's model; a single rank has it whole.
+
+    Raises `UserError` when the tables do not fit.
     """
-    join_group()
-    tables = [
-        config.name
-        for part in module.modules()
-        if isinstance(part, torchrec.EmbeddingBagCollection)
-        for config in part.embedding_bag_configs()
-    ]
-    allowed = ParameterConstraints(
-        sharding_types=[ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value],
-        compute_kernels=[EmbeddingComputeKernel.FUSED.value],
-    )
-    planner = EmbeddingShardingPlanner(
-        topology=Topology(world_size=dist.get_world_size(), compute_device=device().type),
-        constraints={name: allowed for name in tables},
-    )
-    return planner.collective_plan(module, [EmbeddingBagCollectionSharder()], dist.GroupMember.WORLD)
+    collections = [part for part in module.modules() if isinstance(part, torchrec.EmbeddingBagCollection)]
+    tables = [table for part in collections for table in part.embedding_bag_configs()]
+    kernel, room, kind = [EmbeddingComputeKernel.FUSED.value], memory(here), device().type
+    topology = Topology(world, kind, hbm_cap=room, ddr_cap=room, local_world_size=here, **_SPEED.get(kind, {}))
+    constraints = {
+        table.name: ParameterConstraints(sharding_types=_kinds(table.name, world), compute_kernels=kernel)
+        for table in tables
+    }
+    planner = EmbeddingShardingPlanner(topology, -(-batch_size // world), constraints=constraints)
+    try:
+        return planner.plan(module, [RowsSharder()])
+    except PlannerError as error:
+        size = sum(table.num_embeddings * (table.embedding_dim + 1) * 4 for table in tables)
+        raise UserError(
+            f"{len(tables)} tables with their optimizer, {size / 2**30:.1f} GiB, do not fit into {world} ranks of "
+            f"{room / 2**30:.1f} GiB each, of which a part is kept for batches; use more ranks (launch.ranks), a lower "
+            "dim, or fewer ids (min_count, max_values, hash)"
+        ) from error
+
+
+def plan(module: nn.Module, batch_size: int) -> ShardingPlan:
+    """`plan_for` the ranks that there are: the leader decides, and tells the others."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return ranks.share(plan_for(module, ranks.count(), here, batch_size) if ranks.leads() else None)
+
+
+def memory(here: int) -> int:
+    """Bytes that one of `here` ranks on a machine may fill: a GPU of its own, or its part of the machine's memory."""
+    if device().type == "cuda":
+        return torch.cuda.get_device_properties(device()).total_memory
+    return parallel.memory() // here
+
+
+def _kinds(table: str, world: int) -> list[str] | None:
+    """How a table may be cut; None: as its sharder offers."""
+    if world == 1:
+        return [ShardingType.TABLE_WISE.value]
+    return [ShardingType.ROW_WISE.value] if table in _by_rows else None
 
 
 def shard(module: nn.Module, settings: Train) -> tuple[DistributedModelParallel, CombinedOptimizer]:
@@ -77,24 +114,27 @@ def shard(module: nn.Module, settings: Train) -> tuple[DistributedModelParallel,
     Tables: fused row-wise Adagrad. Everything dense: AdamW. Every number is what it was in `module`; tables on the meta
     device, which have none yet, are drawn here.
     """
-    join_group()
+    ranks.join()
     begin = {name: value for name, value in module.state_dict().items() if not value.is_meta}
-    for part in module.modules():
+    tables = set()
+    for place, part in module.named_modules():
         if isinstance(part, torchrec.EmbeddingBagCollection):
+            tables |= {name for name, _ in part.named_parameters(prefix=place)}
             apply_optimizer_in_backward(
                 torchrec.optim.RowWiseAdagrad, part.parameters(), {"lr": settings.embedding_rate}
             )
     sharded = DistributedModelParallel(
         module,
         device=device(),
-        plan=plan(module),
-        sharders=[EmbeddingBagCollectionSharder()],
-        init_data_parallel=dist.get_world_size() > 1,
+        plan=plan(module, settings.batch_size),
+        sharders=[RowsSharder()],
+        init_data_parallel=ranks.count() > 1,
+        # A step need not use every parameter: what teachers say about rows without labels has no part in some losses.
+        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False, find_unused_parameters=True),
     )
     # Sharded tables are drawn anew, by whatever was drawn before: a seed would mean another student under each method.
     sharded.load_state_dict(begin, strict=False)
-    fused = set(sharded.fused_optimizer.params)
-    dense = {name: value for name, value in sharded.named_parameters() if name not in fused and value.requires_grad}
+    dense = {name: value for name, value in sharded.named_parameters() if name not in tables and value.requires_grad}
     adam = KeyedOptimizerWrapper(
         dense,
         lambda values: torch.optim.AdamW(values, lr=settings.dense_rate, weight_decay=settings.weight_decay),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recdistill import ranks
 from recdistill.clicklog.batches import Batch
 from recdistill.models.dlrm import DLRM
 
@@ -28,9 +30,32 @@ class ClickModel(nn.Module):
 
 
 def click_loss(logit: Tensor, batch: Batch) -> Tensor:
-    """Weighted mean log loss of logits [B], a scalar in nats."""
+    """Weighted mean log loss of logits [B], a scalar in nats; see `weight_of_all`."""
     loss = F.binary_cross_entropy_with_logits(logit, batch.label, weight=batch.weight, reduction="sum")
-    return loss / batch.weight.sum().clamp_min(1e-12)
+    return loss / weight_of_all(batch.weight)
+
+
+def weight_of_all(weight: Tensor) -> Tensor:
+    """What a weighted sum over this rank's rows [B] is divided by, a scalar: the mean over ranks of their weights' sums.
+
+    The mean over ranks of what is divided by it is then the weighted mean over all of their rows, and so is what
+    DistributedDataParallel makes of the gradients. Every rank must call it alike.
+    """
+    return ranks.mean(weight.sum()).clamp_min(1e-12)
+
+
+def own_rows(batch: Batch) -> Batch:
+    """This rank's rows of a batch that all ranks have read: as many as every other's, as some collectives want it.
+
+    Where they cannot be shared out evenly, the last ranks have rows of others too, with weight 0.
+    """
+    if ranks.count() == 1:
+        return batch
+    size = -(-len(batch) // ranks.count())
+    first = ranks.rank() * size
+    start = min(first, len(batch) - size)
+    own = batch.rows(start, start + size)
+    return own if start == first else replace(own, weight=own.weight * (torch.arange(start, start + size) >= first))
 
 
 def normalised_entropy(logits: Iterable[tuple[Tensor, Batch]]) -> float:
@@ -38,12 +63,26 @@ def normalised_entropy(logits: Iterable[tuple[Tensor, Batch]]) -> float:
 
     Sums in float64. Infinity where all labels are equal and NE is not defined.
     """
+    return _entropy(*_sums(logits))
+
+
+def validation_ne(model: DLRM, stream: Iterable[Batch]) -> float:
+    """The model's NE over batches that every rank reads: each scores its own rows, all get the NE of all rows."""
+    return _entropy(*ranks.total(_sums(score(model, map(own_rows, stream)))))
+
+
+def _sums(logits: Iterable[tuple[Tensor, Batch]]) -> tuple[float, float, float]:
+    """Log loss, positives and weight."""
     loss = positive = weight = 0.0
     for logit, batch in logits:
         z, y, w = logit.double().cpu(), batch.label.double().cpu(), batch.weight.double().cpu()
         loss += float((w * F.binary_cross_entropy_with_logits(z, y, reduction="none")).sum())
         positive += float((w * y).sum())
         weight += float(w.sum())
+    return loss, positive, weight
+
+
+def _entropy(loss: float, positive: float, weight: float) -> float:
     rate = positive / weight if weight else 0.0
     if not 0 < rate < 1:
         return math.inf
@@ -54,4 +93,4 @@ def normalised_entropy(logits: Iterable[tuple[Tensor, Batch]]) -> float:
 def score(model: DLRM, stream: Iterable[Batch]) -> Iterable[tuple[Tensor, Batch]]:
     """The model's logits beside each batch."""
     for batch in stream:
-        yield model(batch)[0], batch
+        yield model(batch.to(model.head.weight.device))[0], batch

@@ -11,22 +11,27 @@ import itertools
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from pydantic import BaseModel, ConfigDict
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from recdistill import progress
+from recdistill import progress, ranks
 from recdistill.clicklog.batches import Batch
 from recdistill.config.models import Train
 from recdistill.errors import UserError
 from recdistill.files import read_json, write_json
+from recdistill.models.dlrm import DLRM
+from recdistill.models.fault import find_fault
 from recdistill.models.sharding import device, quiet, shard
+from recdistill.models.task import own_rows
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -80,24 +85,15 @@ def fit(
 
     while not position.finished:
         generator = np.random.default_rng([seed, position.epoch])
-        torch.manual_seed(int(np.random.SeedSequence([seed, position.epoch, position.step]).generate_state(1)[0]))
+        torch.manual_seed(_seed(seed, position))
         if stream is None:
             stream = itertools.islice(epoch_batches(generator), position.step, None)
         to_the_end = position.step // per_check >= settings.checks_per_epoch - 1
         model.train()
-        losses = []
+        losses: list[float] = []
         for batch in stream if to_the_end else itertools.islice(stream, per_check):
-            loss = model(batch.to(device()))
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
-                raise UserError(
-                    f"{label}: the loss is {losses[-1]} in epoch {position.epoch + 1}, batch "
-                    f"{position.step + len(losses)}; it was not learned. Lower train.embedding_rate or "
-                    "train.dense_rate, and look for extreme values among the dense features"
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            where = f"{label}: epoch {position.epoch + 1}, batch {position.step + len(losses) + 1}"
+            losses.append(_learn(model, optimizer, own_rows(batch).to(device()), where))
         if not losses and position.step == 0:
             raise UserError(f"{label}: there are no rows to train on; look at the split and the teacher's `rows`")
         following = next(stream, None)
@@ -111,11 +107,6 @@ def fit(
                 f"{label}: its validation NE is {ne}: there are no validation rows for it, all of them have the same "
                 "label, or its logits are not finite; widen dataset.split.validation, or the teacher's `rows`"
             )
-        if not math.isfinite(ne):
-            raise UserError(
-                f"{label}: the validation NE is not defined, since the validation rows that it answers are none "
-                "or all have one label; give validation more rows"
-            )
         position = _advance(position, ne, losses, last_of_epoch, settings)
         _save(work, model, optimizer, position)
         done = position.epoch + position.step / max(1, steps_per_epoch)
@@ -127,11 +118,32 @@ def load_best(module: Module, work: Path) -> Module:
     """Fills `module`, unsharded, with the best check that `fit` left in `work`."""
     position = Position.model_validate(read_json(work / "position.json"))
     state = {"model": module.state_dict()}
-    with quiet():
-        dcp.load(state, checkpoint_id=work / f"check-{position.best}", no_dist=True)
+    _load(state, work / f"check-{position.best}", alone=True)
     module.load_state_dict(state["model"])
     module.eval()
     return module
+
+
+def _seed(seed: int, position: Position) -> int:
+    """Decides what is drawn (dropout) until the next check; every rank draws for rows of its own."""
+    follower = [ranks.rank()] if ranks.rank() else []
+    return int(np.random.SeedSequence([seed, position.epoch, position.step, *follower]).generate_state(1)[0])
+
+
+def _learn(model: DistributedModelParallel, optimizer: torch.optim.Optimizer, batch: Batch, where: str) -> float:
+    """Learns from this rank's rows of a batch, and returns the loss over the rows of all ranks.
+
+    Raises `UserError` in every rank when that is not finite, before any of them learns.
+    """
+    loss = model(batch)
+    value = ranks.mean(loss).item()
+    if not math.isfinite(value):
+        dlrm = next(part for part in model.module.modules() if isinstance(part, DLRM))
+        raise UserError(f"{where}: the loss is {value}, and was not learned. {find_fault(dlrm, batch)}")
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return value
 
 
 def _advance(position: Position, ne: float, losses: list[float], last_of_epoch: bool, settings: Train) -> Position:
@@ -150,29 +162,55 @@ def _advance(position: Position, ne: float, losses: list[float], last_of_epoch: 
 def _save(work: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
     """The checkpoint, then the position that points at it, then what neither needs any more is removed."""
     newest = len(position.checks) - 1
-    with quiet():
-        dcp.save(
-            {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, checkpoint_id=work / f"check-{newest}"
-        )
-    if dist.get_rank() == 0:
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    with _plainly():
+        dcp.save(state, checkpoint_id=work / f"check-{newest}")
+    if ranks.leads():
         write_json(work / "position.json", position.model_dump())
         for folder in work.glob("check-*"):
             if folder.name not in (f"check-{newest}", f"check-{position.best}"):
                 shutil.rmtree(folder)
+    ranks.wait()  # whoever reads on finds the new position and its checkpoints
 
 
 def _resume(work: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
-    if not (work / "position.json").exists():
-        return Position()
-    position = Position.model_validate(read_json(work / "position.json"))
+    """Fills model and optimizer from the last check in `work`, by however many ranks it was written."""
+    found = work / "position.json"
+    position = Position.model_validate(ranks.share(read_json(found) if ranks.leads() and found.exists() else {}))
+    if not position.checks:
+        return position
     # Adam makes its state at its first step; it must exist before it can be loaded into.
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    with quiet():
-        dcp.load(state, checkpoint_id=work / f"check-{len(position.checks) - 1}")
+    _load(state, work / f"check-{len(position.checks) - 1}")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return position
+
+
+def _load(state: dict[str, Any], folder: Path, alone: bool = False) -> None:
+    """Fills the tensors in `state`, each rank its shards, or this process all of them `alone`.
+
+    Raises `UserError` when the checkpoint is damaged, or holds other tensors, such as tables that were cut by columns.
+    """
+    try:
+        with _plainly():
+            dcp.load(state, checkpoint_id=folder, no_dist=alone)
+    except Exception as error:
+        raise UserError(
+            f"{folder}: this checkpoint is damaged, or its tables are neither whole nor cut by rows, and no other cut can "
+            f"be undone ({str(error).splitlines()[0]}); remove {folder.parent} and train again"
+        ) from error
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Raises what a rank failed with, and not torch's collection of that, which is no `Exception`."""
+    try:
+        with quiet():
+            yield
+    except CheckpointException as error:
+        raise next(iter(error.failures.values()))[0] from error

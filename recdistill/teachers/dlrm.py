@@ -8,15 +8,17 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from recdistill import ranks
 from recdistill.clicklog.batches import Batch, Rows, batches
 from recdistill.clicklog.schema import Dataset
 from recdistill.config.models import DlrmTeacher
 from recdistill.files import write_json
+from recdistill.models.carry import carry
 from recdistill.models.dlrm import DLRM, mlp
 from recdistill.models.frozen import WEIGHTS, load_model, load_shape, save_model, verify
 from recdistill.models.shape import shape_of
 from recdistill.models.sharding import device
-from recdistill.models.task import ClickModel, normalised_entropy, score
+from recdistill.models.task import ClickModel, validation_ne
 from recdistill.models.trainer import fit, load_best
 from recdistill.teachers.protocol import Upper
 from recdistill.teachers.versions import Version
@@ -25,16 +27,25 @@ SCORING_BATCH = 8192
 
 
 def train_dlrm(
-    spec: DlrmTeacher, dataset: Dataset, version: Version, before: Path | None, out: Path, label: str
+    spec: DlrmTeacher,
+    dataset: Dataset,
+    version: Version,
+    before: Path | None,
+    out: Path,
+    label: str,
+    start: tuple[Path, Dataset] | None = None,
 ) -> None:
     """Trains one version of a teacher into the folder `out` (a work folder that may hold a killed run's checkpoints).
 
     `before` is the folder of the version that this one continues: its weights and optimizer state are where the
-    training starts, and each day is then read once.
+    training starts, and each day is then read once. `start` is the same version of an earlier night and the dataset
+    whose ids it knows.
     """
     torch.manual_seed(spec.seed)
     shape = shape_of(spec, spec.dim, dataset.schema, spec.features)
     module = ClickModel(DLRM(shape))
+    if start is not None:
+        carry(module.model, dataset, *start)
     validation = Rows("validation", domain=version.learns.domain)
     settings = spec.train if before is None else spec.train.model_copy(update={"epochs": 1, "checks_per_epoch": 1})
     rows = dataset.rows("train", None if version.learns.days is None else list(version.learns.days))
@@ -44,15 +55,15 @@ def train_dlrm(
             dataset, version.learns, settings.batch_size, shuffle=generator, features=shape.features
         ),
         -(-rows // settings.batch_size),
-        lambda m: normalised_entropy(
-            score(m.model, batches(dataset, validation, SCORING_BATCH, features=shape.features))
-        ),
+        lambda m: validation_ne(m.model, batches(dataset, validation, SCORING_BATCH, features=shape.features)),
         settings,
         out / "training",
         spec.seed,
         label,
         start=None if before is None else before / "training",
     )
+    if not ranks.leads():
+        return
     model = load_best(ClickModel(DLRM(shape)), out / "training").model
     fingerprint = save_model(model, out)
     write_json(

@@ -48,6 +48,8 @@ class Shard(_Record):
     version: str
     rows: int
     sha256: str
+    night: str = ""
+    """When it was computed, where answers are kept from night to night (see `shelf`)."""
 
 
 class CacheManifest(_Record):
@@ -62,12 +64,18 @@ class CacheManifest(_Record):
     shards: list[Shard]
 
 
+NIGHT = b"night"
+"""The key under which a shard's file says when it was computed."""
+
+
 def shard_path(root: Path, part: str, version: str) -> Path:
     """Where the answers of one version for one part are."""
     return root / f"{part}.{version}.parquet"
 
 
-def write_shard(path: Path, example_id: np.ndarray, logit: np.ndarray, embedding: np.ndarray | None) -> None:
+def write_shard(
+    path: Path, example_id: np.ndarray, logit: np.ndarray, embedding: np.ndarray | None, night: str = ""
+) -> None:
     """Writes a shard whole or not at all, with a checksum on every page."""
     fields = [pa.field("example_id", pa.int64()), pa.field("logit", pa.float32())]
     arrays = [pa.array(example_id, pa.int64()), pa.array(logit, pa.float32())]
@@ -76,7 +84,7 @@ def write_shard(path: Path, example_id: np.ndarray, logit: np.ndarray, embedding
         arrays.append(vectors_to_binary(embedding.astype(np.float16)))
     with atomic(path) as partial:
         pq.write_table(
-            pa.Table.from_arrays(arrays, schema=pa.schema(fields)),
+            pa.Table.from_arrays(arrays, schema=pa.schema(fields, {NIGHT: night} if night else None)),
             partial,
             row_group_size=ROW_GROUP_ROWS,
             compression="none",
@@ -84,6 +92,14 @@ def write_shard(path: Path, example_id: np.ndarray, logit: np.ndarray, embedding
             write_statistics=False,
             write_page_checksum=True,
         )
+
+
+def shard_of(path: Path, part: Part, version: str) -> Shard:
+    """What the manifest says about a shard that was written."""
+    file = pq.ParquetFile(path)
+    night = (file.schema_arrow.metadata or {}).get(NIGHT, b"").decode()
+    rows = file.metadata.num_rows
+    return Shard(part=part.key, split=part.split, version=version, rows=rows, sha256=file_sha256(path), night=night)
 
 
 class TeacherCache:

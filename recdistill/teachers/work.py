@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from recdistill import ranks
+from recdistill.clicklog.batches import Rows
 from recdistill.clicklog.schema import Dataset
 from recdistill.config.models import DlrmTeacher, FileTeacher, Member, SklearnTeacher
 from recdistill.errors import UserError
-from recdistill.files import once, read_json, write_json
+from recdistill.files import read_json, write_json
+from recdistill.ranks import once
 from recdistill.teachers.cache import cache_version
 from recdistill.teachers.dlrm import train_dlrm
 from recdistill.teachers.protocol import open_teacher
 from recdistill.teachers.shards import CacheManifest
+from recdistill.teachers.shelf import Shelf
 from recdistill.teachers.versions import Version
 
 
-def teach_chain(folder: Path, mark: str, spec: Member, name: str, dataset: Path, chain: list[Version]) -> None:
+def teach_chain(
+    folder: Path,
+    mark: str,
+    spec: Member,
+    name: str,
+    dataset: Path,
+    chain: list[Version],
+    earlier: tuple[Path, Path] | None = None,
+) -> None:
     """Trains a chain of versions, each into a folder beside `folder`, which is the last one's.
+
+    `earlier` is the stage's folder of an earlier night and the dataset whose ids its teachers know. Each version begins
+    at the one of its own name, if there was one: that has not seen what this one scores, whatever the regime.
 
     Checkpoints with optimizer states are as large as the teacher again, so each is removed when the version that
     continues it is there.
@@ -33,8 +49,11 @@ def teach_chain(folder: Path, mark: str, spec: Member, name: str, dataset: Path,
 
         def train(work: Path, version: Version = version, before: Path | None = before, label: str = label) -> None:
             if isinstance(spec, DlrmTeacher):
-                train_dlrm(spec, opened, version, before, work, label)
-            elif isinstance(spec, SklearnTeacher):
+                start = None
+                if before is None and earlier and (earlier[0] / name / version.name / "teacher.json").exists():
+                    start = earlier[0] / name / version.name, Dataset(earlier[1])
+                train_dlrm(spec, opened, version, before, work, label, start)
+            elif isinstance(spec, SklearnTeacher) and ranks.leads():
                 from recdistill.teachers.trees import train_sklearn
 
                 train_sklearn(spec, opened, version, work, label)
@@ -47,13 +66,22 @@ def teach_chain(folder: Path, mark: str, spec: Member, name: str, dataset: Path,
 
 
 def cache_teacher(
-    folder: Path, mark: str, spec: Member, name: str, teachers: Path, dataset: Path, all_versions: list[Version]
+    folder: Path,
+    mark: str,
+    spec: Member,
+    name: str,
+    teachers: Path,
+    dataset: Path,
+    all_versions: list[Version],
+    shelf: Shelf | None = None,
 ) -> None:
     """Fills the cache of one teacher; the manifest is written last."""
     opened = Dataset(dataset)
 
     def fill(work: Path) -> None:
         if isinstance(spec, FileTeacher):
+            if not ranks.leads():
+                return
             from recdistill.teachers.outside import import_outside
 
             dim, record, shards = import_outside(name, spec, opened, work)
@@ -61,10 +89,39 @@ def cache_teacher(
         else:
             dim, records, shards = open_teacher(teachers / name / all_versions[-1].name).dim, {}, []
             for version in all_versions:
-                records[version.name], more = cache_version(name, teachers / name, version, opened, work)
+                records[version.name], more = cache_version(
+                    name, teachers / name, version, opened, work, shelf=shelf
+                )
                 shards += more
         manifest = CacheManifest(teacher=name, dim=dim, dataset=opened.fingerprint, versions=records, shards=shards)
-        write_json(work / "manifest.json", manifest.model_dump())
+        if ranks.leads():
+            write_json(work / "manifest.json", manifest.model_dump())
+
+    once(folder, mark, fill)
+
+
+def label_rows(
+    folder: Path,
+    mark: str,
+    name: str,
+    teachers: Path,
+    dataset: Path,
+    recombined: Path,
+    final: Version,
+    shelf: Shelf | None = None,
+) -> None:
+    """Has the final version of a teacher score recombined rows: a cache like any other, of another dataset."""
+    asked = Dataset(recombined)
+
+    def fill(work: Path) -> None:
+        everything = replace(final, scores=(Rows("unlabelled", domain=final.learns.domain),), seen="unseen")
+        record, shards = cache_version(name, teachers / name, everything, Dataset(dataset), work, asked, shelf)
+        dim = open_teacher(teachers / name / final.name).dim
+        manifest = CacheManifest(
+            teacher=name, dim=dim, dataset=asked.fingerprint, versions={final.name: record}, shards=shards
+        )
+        if ranks.leads():
+            write_json(work / "manifest.json", manifest.model_dump())
 
     once(folder, mark, fill)
 

@@ -36,13 +36,12 @@ def main(run: Path, pairs: list[tuple[str, str]]) -> None:
         foundation = changed.teachers.members[changed.teachers.foundation]
         large = shape_of(foundation, foundation.dim, dataset.schema, foundation.features)
         for shape in solve(changed.student, dataset.schema, large.parameters()):
-            materials = Materials(dataset.root, run / "stages" / "teach", run / "stages" / "cache", tuple(names), shape)
-            _, caches, members = materials.open()
+            stages = run / "stages"
+            more = (stages / "recombine", stages / "label") if changed.distill.recombine else None
+            materials = Materials(dataset.root, stages / "teach", stages / "cache", tuple(names), shape, more)
             begun = time.monotonic()
             with tempfile.TemporaryDirectory() as work:
-                _, position = train_student(
-                    dataset, caches, members, shape, method, 0, changed.distill, method, Path(work)
-                )
+                _, position = train_student(materials.open(), shape, method, 0, changed.distill, method, Path(work))
             print(
                 f"{method} {text}: dim {shape.dim}, {shape.parameters():,} parameters, validation NE "
                 f"{position.checks[position.best]:.4f} at check {position.best + 1} of {len(position.checks)}, "

@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import csv
 import itertools
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recdistill.clicklog.hashing import draws
+from recdistill.clicklog.ingest import ingest
 from recdistill.clicklog.schema import NO_DAY
 from recdistill.clicklog.split import day_name
+from recdistill.config.dataset import Dataset as Section
+from recdistill.config.dataset import Split
 from recdistill.errors import UserError
 
 USER = {"user": {"kind": "single"}}
@@ -130,3 +136,32 @@ def test_thin_and_missing_days(logs, small, change, minimum, message):
     else:
         with pytest.raises(UserError, match=message):
             logs.ingest(table, minimum_rows_per_day=minimum, features=USER)
+
+
+def test_at_most_so_many_training_days(tmp_path: Path) -> None:
+    """Earlier days feed histories and are no rows of the dataset."""
+    with (tmp_path / "log.csv").open("w") as file:
+        rows = csv.writer(file)
+        rows.writerow(["label", "time", "user", "item"])
+        for day in range(6):
+            rows.writerows([[index % 2, f"2026-01-0{day + 1}T0{index}:00:00", "ann", f"i{day}"] for index in range(4)])
+    section = {
+        "log": {"paths": str(tmp_path / "log.csv")},
+        "time": {"column": "time", "unit": "datetime"},
+        "split": {"by": "days", "validation": 1, "test": 1, "train": 2},
+        "features": {
+            "item": {"kind": "single"},
+            "seen": {"kind": "history", "user": "user", "of": "item", "outcome": "any"},
+        },
+    }
+    dataset = ingest(Section.model_validate(section), tmp_path / "out")
+    assert dataset.days == [f"2026-01-0{day}" for day in (3, 4, 5, 6)]
+    assert [dataset.rows(split) for split in ("train", "validation", "test")] == [8, 4, 4]
+    first = pq.read_table(dataset.parts("train")[0].path, partitioning=None)
+    assert len(first["seen"][0].as_py()) == 8  # two days of which no row is here
+    assert pq.read_table(dataset.vocabulary_path("item"))["value"].to_pylist() == ["i2", "i3"]
+
+
+def test_train_is_for_days_alone() -> None:
+    with pytest.raises(ValueError, match="`train` is a number of days"):
+        Split(by="random", validation=0.1, test=0.1, train=2)

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recdistill.clicklog.ingest import ingest
 from recdistill.clicklog.statistics import Moments, transform
+from recdistill.config.dataset import Dataset as Section
 
 NUMBERS = st.lists(st.floats(-1e6, 1e6), max_size=50)
 
@@ -115,3 +117,31 @@ def test_a_hashed_feature_reports_distinct_values_that_share_an_id(logs, read):
     assert dataset.manifest.counts["collisions"] == {"x": 50 - len(set(ids))}
     assert min(ids) >= 1 and max(ids) <= 20 and dataset.schema.table("x").rows == 21
     assert dataset.schema.table("x").salt == 5 and not dataset.vocabulary_path("x").exists()
+
+
+def test_a_dataset_may_keep_what_another_one_learned(tmp_path):
+    """Numbers mean the same; ids are its own, and every value of the other one has one."""
+
+    def made(name, items, shift, like=None):
+        rows = [f"{index % 2},{item},{index + shift}" for index, item in enumerate(items)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["label,item,x", *rows]))
+        section = {
+            "log": {"paths": str(tmp_path / f"{name}.csv")},
+            "split": {"by": "order", "validation": 0.1, "test": 0.1},
+            "features": {
+                "item": {"kind": "single"},
+                "x": {"kind": "dense"},
+                "cut": {"kind": "bucket", "column": "x", "bins": 4},
+            },
+        }
+        return ingest(Section.model_validate(section), tmp_path / name, like=like)
+
+    before = made("before", ["a", "b", "b", "c"] * 5, 0)
+    after = made("after", ["d", "d", "c", "d"] * 5, 100, before)
+    assert after.schema.dense == before.schema.dense
+    boundaries = [next(t.boundaries for t in d.schema.tables if t.name == "cut") for d in (before, after)]
+    assert boundaries[0] == boundaries[1]
+    assert vocabulary(after, "item") == {"value": ["d", "c", "b", "a"], "count": [12, 4, 0, 0]}
+    assert after.schema.table("item").rows == 5
+    alone = made("alone", ["d", "d", "c", "d"] * 5, 100)
+    assert alone.schema.dense != before.schema.dense and vocabulary(alone, "item")["value"] == ["d", "c"]

@@ -19,9 +19,9 @@ HIDDEN = 7
 Make = Callable[..., Batch]
 
 
-def aligner(members: list[Member], **settings: Any) -> QAAligner:
+def aligner(members: list[Member], questions: float = 1.0, **settings: Any) -> QAAligner:
     torch.manual_seed(2)
-    return QAAligner(members, HIDDEN, 1.0, Diverse(question_width=8, teacher_dim=4, **settings))
+    return QAAligner(members, HIDDEN, 1.0, Diverse(question_width=8, teacher_dim=4, questions=questions, **settings))
 
 
 def student(rows: int) -> tuple[Tensor, Tensor, nn.Linear]:
@@ -116,6 +116,57 @@ def test_pairs_that_are_not_asked_teach_nothing(deep: list[Member], answered: Ma
         batch.extra[f"logit.{member.name}"][best != number] += 3
         batch.extra[f"embedding.{member.name}"][best != number] += 3
     assert float(module(hidden, logit, head, batch).detach()) == before
+
+
+def test_questions_are_asked_on_a_share_of_the_rows(deep: list[Member], answered: Make) -> None:
+    batch = answered(rows=60)
+    for member in deep:
+        batch.extra[f"embedding.{member.name}"] = torch.randn(60, 5).half()
+    module = aligner(deep, questions=0.25)
+    hidden, logit, head = student(len(batch))
+    module(hidden, logit, head, batch)
+    asked = [sum(member.upper.asked) for member in deep]  # type: ignore[union-attr, attr-defined]
+    assert asked == present_in(batch, deep)[:15].sum(0).tolist()
+
+
+def test_on_rows_without_a_label_the_committees_logit_teaches_and_nothing_else(
+    members: list[Member], answered: Make
+) -> None:
+    batch, module = answered(), aligner(members)
+    batch.extra = {name: value for name, value in batch.extra.items() if not name.startswith("embedding.")}
+    batch.labelled = False
+    hidden, logit, head = student(len(batch))
+    logit = logit.detach().requires_grad_()
+    module(hidden, logit, head, batch).backward()
+    assert logit.grad is not None and logit.grad.any() and hidden.grad is None
+    assert not any(value.grad is not None and value.grad.any() for value in module.parameters())
+
+
+def test_what_the_others_say_decides_who_is_believed(members: list[Member], answered: Make) -> None:
+    """Two teachers, of which the first is right unless the second is sure: more than the row itself can tell."""
+    torch.manual_seed(0)
+    pair, rows = [Member("deep", 0), Member("rule", 0)], 512
+    label = (torch.rand(rows) < 0.5).float()
+    sure = torch.rand(rows) < 0.5
+    sign = 2 * label - 1
+    said = torch.stack([torch.where(sure, -sign, sign) * 2, torch.where(sure, sign * 6, 0.1 * torch.randn(rows))], 1)
+    batch = answered(rows=rows)
+    batch.label = label
+    batch.extra = {f"logit.{m.name}": said[:, i] for i, m in enumerate(pair)}
+    batch.extra |= {f"logit.{m.name}?": torch.ones(rows).bool() for m in pair}
+    module = aligner(pair)
+    optimizer = torch.optim.Adam(module.parameters(), 0.05)
+    for _ in range(100):
+        hidden, logit, head = student(rows)
+        optimizer.zero_grad()
+        module(hidden.detach(), logit.detach(), head, batch).backward()
+        optimizer.step()
+    logit = torch.zeros(rows, requires_grad=True)
+    batch.labelled = False
+    module(hidden.detach(), logit, head, batch).backward()
+    assert logit.grad is not None
+    right = (logit.grad < 0) == (label > 0)
+    assert right.float().mean() > 0.95
 
 
 def test_losses_of_a_committee() -> None:

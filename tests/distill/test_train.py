@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from recdistill.clicklog.batches import Rows, batches
 from recdistill.clicklog.schema import Dataset
-from recdistill.config.job import METHODS, Distill
+from recdistill.config.job import METHODS, Distill, Method
 from recdistill.distill.committee import Member
 from recdistill.distill.methods import Distiller
 from recdistill.distill.train import Materials, distill_one, train_student
@@ -30,20 +30,12 @@ from recdistill.teachers.protocol import Upper
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def train(materials: Materials, name: str, settings: Distill, out: Path, **changes: Any) -> Distiller:
-    dataset, caches, members = materials.open()
-    given = {"caches": caches, "members": members, **changes}
-    return train_student(
-        dataset,
-        given["caches"],
-        given["members"],
-        materials.shape,
-        name,
-        3,
-        settings,
-        "distill",
-        out,  # type: ignore[arg-type]
-    )[0]
+def train(
+    materials: Materials, name: Method, settings: Distill, out: Path, members: list[Member] | None = None
+) -> Distiller:
+    opened = materials.open()
+    opened = opened if members is None else replace(opened, members=members)
+    return train_student(opened, materials.shape, name, 3, settings, "distill", out)[0]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +51,7 @@ def units(materials: Materials, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 def test_alone_is_plain_training_bit_for_bit(materials: Materials, quick: Distill, tmp_path: Path) -> None:
-    distiller = train(materials, "alone", quick, tmp_path / "alone", caches=[], members=[])
+    distiller = train(materials, "alone", quick, tmp_path / "alone")
     dataset, shape, settings = Dataset(materials.dataset), materials.shape, quick.train
     torch.manual_seed(3)
     fit(
@@ -114,28 +106,28 @@ def test_a_unit_tells_how_it_went_and_what_it_predicts(
 
 
 def test_a_teacher_is_read_where_it_answers_questions(materials: Materials) -> None:
-    _, caches, members = materials.open()
-    assert [(member.name, member.dim, member.upper is None) for member in members] == [
+    opened = materials.open()
+    assert [(member.name, member.dim, member.upper is None) for member in opened.members] == [
         ("foundation", 16, False),
         ("expert", 16, False),
         ("llm", 12, True),
         ("rule", 0, True),
     ]
-    assert [cache.name for cache in caches] == list(materials.foundation_first)
+    assert [cache.name for cache in opened.shown.caches] == list(materials.foundation_first)
 
 
 def test_an_outside_teacher_has_no_layers_of_a_namesake(materials: Materials, tmp_path: Path) -> None:
     """A member that was trained here in an earlier job, and now comes as a file."""
     shutil.copytree(materials.teachers, tmp_path / "teach")
     shutil.copytree(tmp_path / "teach" / "foundation", tmp_path / "teach" / "llm")
-    members = replace(materials, teachers=tmp_path / "teach").open()[2]
+    members = replace(materials, teachers=tmp_path / "teach").open().members
     assert [member.upper is None for member in members] == [False, False, True, True]
 
 
 def test_no_teachers_number_changes(materials: Materials, quick: Distill, tmp_path: Path) -> None:
     files = sorted(path for path in [*materials.teachers.rglob("*"), *materials.caches.rglob("*")] if path.is_file())
     before = [file_sha256(path) for path in files]
-    _, _, members = materials.open()
+    members = materials.open().members
     frozen = [value.clone() for member in members[:2] for value in member.upper.parameters()]  # type: ignore[union-attr]
     distiller = train(materials, "diverse", quick, tmp_path, members=members)
     after = [value for member in members[:2] for value in member.upper.parameters()]  # type: ignore[union-attr]
@@ -159,7 +151,7 @@ class Learning(Upper):
 
 
 def test_a_teacher_that_changes_is_caught(materials: Materials, quick: Distill, tmp_path: Path) -> None:
-    members = materials.open()[2]
+    members = materials.open().members
     members = [Member("foundation", 16, Learning()), *members[1:]]
     with pytest.raises(RuntimeError, match="a frozen teacher was changed"):
         train(materials, "diverse", quick, tmp_path, members=members)

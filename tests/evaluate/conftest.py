@@ -115,6 +115,12 @@ def make_world(tmp_path: Path) -> Callable[..., World]:
 
 
 @pytest.fixture(scope="session")
+def world_at() -> Callable[..., World]:
+    """Gives a filled world in a folder: `world_at(root, noise, seeds, **options)`."""
+    return lambda root, noise, seeds=3, **options: fill_world(write_world(root, **options), noise, seeds)
+
+
+@pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A gap that `diverse` nearly closes and `single` closes in part. Read only."""
     noise = {"alone": 2.5, "single": 1.5, "diverse": 0.5}

@@ -1,0 +1,78 @@
+"""Which column orders the rows: a clock, and in which unit, or a rank without one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from recdistill.clicklog.values import Column, micros
+from recdistill.config.dataset import Time
+from recdistill.errors import UserError
+from recdistill.evaluate.metrics import Array
+from recdistill.init import names
+from recdistill.init.profile import Profile
+
+Unit = Literal["s", "ms", "us", "datetime", "order"]
+_SCALES: dict[Unit, float] = {"s": 1.0, "ms": 1e3, "us": 1e6}
+_FIRST_SECOND, _LAST_SECOND = 631_152_000.0, 4_102_444_800.0
+"""The years 1990 and 2100."""
+
+
+def find_time(columns: dict[str, Profile]) -> tuple[Time | None, list[str], list[str]]:
+    """The time, where there is one; columns that are a second clock; doubts."""
+    units = {name: unit for name, column in columns.items() if (unit := clock_unit(column)) is not None}
+    named = [name for name in units if names.mentions(name, names.TIME)]
+    if not units:
+        rank = next((name for name, column in columns.items() if _is_rank(column)), None)
+        if rank is None:
+            return None, [], []
+        return Time(column=rank, unit="order"), [], [f"{rank} is taken as an order without a clock"]
+    # The finest clock tells most rows apart.
+    best = max(named or units, key=lambda name: columns[name].distinct)
+    doubts = []
+    if not named:
+        doubts.append(f"{best} is taken as the time (unit {units[best]}); its name does not say so")
+    elif len(named) > 1:
+        doubts.append(f"{best} is taken as the time, the finest of {', '.join(named)}")
+    return Time(column=best, unit=units[best]), [name for name in units if name != best], doubts
+
+
+def clock_unit(column: Profile) -> Unit | None:
+    """The unit of a column that may be a clock; None for one that may not, or that has gaps."""
+    if column.missing or column.distinct < 2 or names.mentions(column.name, ("id", "ids")):
+        return None
+    if column.family == "time":
+        return "datetime"
+    if column.family == "text":
+        return "datetime" if _reads_as_dates(column) else None
+    if column.numbers is None:
+        return None
+    for unit, scale in _SCALES.items():
+        if np.all((column.numbers >= _FIRST_SECOND * scale) & (column.numbers <= _LAST_SECOND * scale)):
+            # Seconds look like any large number: the name must say that they are a time.
+            return unit if unit != "s" or names.mentions(column.name, names.TIME) else None
+    return None
+
+
+def instants(column: Profile, unit: Unit) -> Array:
+    """A time column's cells: int64 microseconds, or ranks with `order`."""
+    return np.asarray(micros(Column(column.name, column.cells, "the log", 0), unit))
+
+
+def _reads_as_dates(column: Profile) -> bool:
+    if not all(len(value) >= 8 and value[:4].isdigit() for value in column.values[:100]):
+        return False
+    try:
+        instants(column, "datetime")
+    except UserError:
+        return False
+    return True
+
+
+def _is_rank(column: Profile) -> bool:
+    """Whether a column counts rows or moments without being a clock: seq_in_user, or days written as 20260131."""
+    if not column.is_whole or column.missing or column.distinct < 2:
+        return False
+    moments = names.mentions(column.name, (*names.TIME, "day", "hour")) and bool((column.known >= 1e5).all())
+    return moments or names.mentions(column.name, names.ORDER)

@@ -1,0 +1,148 @@
+"""From log files to a job: looks at a sample, assigns roles, chooses features, and sizes the models to fit."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from recdistill.config.base import NAME
+from recdistill.config.dataset import RESERVED, Bucket, Dense, Split
+from recdistill.config.models import DlrmTeacher, Student
+from recdistill.errors import UserError
+from recdistill.evaluate.metrics import Array
+from recdistill.init import leaks
+from recdistill.init.clock import instants
+from recdistill.init.dialect import describe
+from recdistill.init.features import Choice, choose
+from recdistill.init.profile import Profile, profile
+from recdistill.init.roles import Roles, assign
+from recdistill.init.sample import Sample, take
+from recdistill.init.sizes import choose_student, choose_teacher
+from recdistill.init.splits import choose_split
+
+LEAST_ROWS = 100
+
+
+@dataclass
+class Draft:
+    """Everything that a job file says, and what people should know about it.
+
+    Attributes:
+        sample: what was looked at.
+        roles: the label, the time and so on.
+        choices: every column that has no role, kept or left out.
+        features: the kept ones by feature name.
+        split: how rows are split.
+        student: fits the log.
+        teacher: the foundation.
+        rows: about how many rows the log has; at least the sample's.
+        doubts: sentences.
+        columns: profiles by column.
+    """
+
+    sample: Sample
+    roles: Roles
+    choices: list[Choice]
+    features: dict[str, Choice]
+    split: Split
+    teacher: DlrmTeacher
+    student: Student
+    rows: int
+    doubts: list[str]
+    columns: dict[str, Profile]
+
+    def distinct(self, name: str) -> int:
+        """How many values the sample has of a feature."""
+        return self.columns[self.features[name].column].distinct
+
+    @property
+    def history(self) -> str | None:
+        """The name of the history feature, where user, item and time are known."""
+        if self.roles.time is None or len(self.roles.subjects) < 2:
+            return None
+        return _free("clicked" if self.roles.label.at_least is None else "liked", set(self.features))
+
+    def named(self, column: str) -> str:
+        """The feature that reads a column."""
+        return next(name for name, choice in self.features.items() if choice.column == column)
+
+
+def draft(paths: list[str], label: str | None = None) -> Draft:
+    """Looks at a log and guesses.
+
+    Raises:
+        UserError: the log cannot be read, is too short, has no label that can be told, or nothing to learn from.
+    """
+    files, doubts = describe(paths)
+    sample = take(files)
+    where = str(sample.sources[0].path)
+    if sample.table.num_rows < LEAST_ROWS:
+        raise UserError(f"{where}: {sample.table.num_rows} rows; expected {LEAST_ROWS} or more to split and learn from")
+    columns = {name: profile(name, sample.table[name].combine_chunks()) for name in sample.table.column_names}
+    found = assign(columns, label, where, sample.whole)
+    time = instants(columns[found.time.column], found.time.unit) if found.time else None
+    rows = sample.rows or sample.table.num_rows
+    choices = _choices(columns, found, time, rows)
+    features = _name({choice.column: choice for choice in choices if choice.kind is not None})
+    if not features:
+        reasons = "; ".join(f"{choice.column}: {choice.reason}" for choice in choices)[:300] or "no other column"
+        nothing = f"beside the label {found.label.column!r} nothing is left to learn from"
+        raise UserError(f"{where}: {nothing} ({reasons})")
+    features = _with_an_id(features, columns)
+    kept = {choice.column for choice in features.values()}
+    found.subjects = {role: column for role, column in found.subjects.items() if column in kept}
+    split, found.time, said = choose_split(found, columns, time, sample, rows)
+    if found.time is not None and leaks.alone(columns[found.time.column], found.positive) > leaks.SUSPICIOUS:
+        said.append(f"the label follows {found.time.column}: is the log sorted by its label?")
+    teacher = choose_teacher(rows)
+    student, small = choose_student(features, columns, teacher)
+    doubts = [*_about_columns(choices, True), *doubts, *found.doubts, *said, *small, *_about_columns(choices, False)]
+    return Draft(sample, found, choices, features, split, teacher, student, rows, doubts, columns)
+
+
+def _choices(columns: dict[str, Profile], found: Roles, time: Array | None, rows: int) -> list[Choice]:
+    clock = time if found.time and found.time.unit != "order" else None
+    role = {column: role for role, column in found.subjects.items()}
+    return [
+        Choice(name, None, "a second clock")
+        if name in found.clocks
+        else choose(column, found.positive, clock, role.get(name), rows)
+        for name, column in columns.items()
+        if name not in found.named
+    ]
+
+
+def _about_columns(choices: list[Choice], suspicious: bool) -> list[str]:
+    """Doubts about columns, those of a kind together."""
+    together: dict[str, list[str]] = {}
+    for choice in choices:
+        if choice.doubt is not None and choice.suspicious == suspicious:
+            together.setdefault(choice.doubt, []).append(choice.column)
+    return [f"{', '.join(columns)}: {doubt}" for doubt, columns in together.items()]
+
+
+def _name(columns: dict[str, Choice]) -> dict[str, Choice]:
+    """Feature names: the column's own where it is fit for one."""
+    out: dict[str, Choice] = {}
+    for column, choice in columns.items():
+        fit = re.match(NAME, column) and ".." not in column and column not in RESERVED
+        name = column if fit else re.sub(r"[^A-Za-z0-9_]+", "_", column).strip("_") or "column"
+        if not fit and (name in RESERVED or not re.match(NAME, name)):
+            name = f"c_{name}"
+        out[_free(name, set(out) | (set() if fit else set(columns)))] = choice
+    return out
+
+
+def _free(name: str, taken: set[str]) -> str:
+    return name if name not in taken else next(f"{name}_{n}" for n in range(2, 10_000) if f"{name}_{n}" not in taken)
+
+
+def _with_an_id(features: dict[str, Choice], columns: dict[str, Profile]) -> dict[str, Choice]:
+    """A model needs a feature of ids: where every one is dense, each is cut into buckets too."""
+    if any(not isinstance(choice.kind, Dense) for choice in features.values()):
+        return features
+    more = {
+        _free(f"{name}_bucket", set(features)): replace(choice, kind=Bucket(kind="bucket", bins=20))
+        for name, choice in features.items()
+    }
+    return {**features, **more}

@@ -1,0 +1,216 @@
+"""The job file of a draft: YAML with comments, short enough to read, checked before it is written."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import json
+import re
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+
+from recdistill.config.dataset import Bag, Dense, Single
+from recdistill.config.job import Job
+from recdistill.config.yaml12 import parse
+from recdistill.init.draft import Draft
+from recdistill.init.features import Choice, Kind
+
+MAX_LINES = 59
+_WIDTH, _WIDEST = 112, 1000
+"""Characters of a line; a YAML key may have 1,024."""
+_FEATURE_LINES = 16
+_DOUBTS = 10
+_NUMBERED = re.compile(r"^(.*?)(0|[1-9]\d*)$")
+
+
+def render(draft: Draft, paths: list[str], out: Path) -> str:
+    """The text of the job file `out`; `recdistill run` takes it as it is."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", out.stem).lstrip("-.0123456789") or "mine"
+    lines = [
+        f"# Drafted by `recdistill init` from {draft.sample.table.num_rows:,} rows. Read it, then:",
+        "#",
+        f"#     recdistill run {out} --out runs/{name}",
+        *_doubts(draft.doubts),
+        f"name: {name}",
+        "dataset:",
+        *_log(draft, paths),
+        *_roles(draft),
+        "  features:",
+        *_features(draft),
+        *_left_out(draft.choices),
+        *_models(draft),
+    ]
+    text = "\n".join(lines) + "\n"
+    Job.model_validate(parse(text, str(out)).content)
+    return text
+
+
+def _doubts(doubts: list[str]) -> list[str]:
+    if not doubts:
+        return []
+    shown = doubts[:_DOUBTS]
+    if len(doubts) > len(shown):
+        shown = [*shown[:-1], f"and {len(doubts) - len(shown) + 1} more, which init printed"]
+    return ["#", "# Unsure, so look here first:", *(f"# - {_cut(sentence)}" for sentence in shown)]
+
+
+def _cut(text: str) -> str:
+    return textwrap.shorten(text, 150, placeholder=" ...")
+
+
+def _log(draft: Draft, paths: list[str]) -> list[str]:
+    files = draft.sample.files
+    shown = _short(paths)
+    lines = ["  log:", f"    paths: {_text(shown[0]) if len(shown) == 1 else json.dumps(shown, ensure_ascii=False)}"]
+    if files.format is not None:
+        lines.append(f"    format: {files.format}")
+    if files.delimiter is not None:
+        lines.append(f"    delimiter: {json.dumps(files.delimiter)}")
+    if files.columns is not None:
+        lines.append(f"    columns: {', '.join(_ranges(files.columns))}   # it has no header")
+    if draft.roles.subjects and len(draft.choices) < 4:
+        role, column = next(iter(draft.roles.subjects.items()))
+        lines.append(
+            f"  # joins: [{{paths: {role}s.csv, on: {_text(column)}}}]   # a side table, looked up for each row"
+        )
+    return lines
+
+
+def _short(paths: list[str]) -> list[str]:
+    """One glob for many files of a folder, where it names these and no others."""
+    if len(paths) < 3:
+        return paths
+    first, last = _common(paths), _common([path[::-1] for path in paths])[::-1]
+    pattern = f"{glob.escape(first)}*{glob.escape(last)}"
+    return [pattern] if sorted(glob.glob(pattern)) == sorted(paths) else paths
+
+
+def _common(texts: list[str]) -> str:
+    """What all begin with."""
+    alike = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
+    return "".join(letters[0] for letters in alike)
+
+
+def _roles(draft: Draft) -> list[str]:
+    roles, split = draft.roles, draft.split
+    rule = [f"column: {_text(roles.label.column)}"]
+    if roles.label.at_least is not None:
+        rule.append(f"at_least: {roles.label.at_least:g}")
+    if roles.label.equals is not None:
+        rule.append(f"equals: {json.dumps(roles.label.equals, ensure_ascii=False)}")
+    lines = [f"  label: {{{', '.join(rule)}}}   # {roles.positive.mean():.1%} of the rows looked at are positive"]
+    for key in ("example_id", "weight", "true_probability"):
+        if getattr(roles, key):
+            lines.append(f"  {key}: {_text(getattr(roles, key))}")
+    if roles.time:
+        lines.append(f"  time: {{column: {_text(roles.time.column)}, unit: {roles.time.unit}}}")
+    lines.append("  # negative_keep_rate: 0.1   # say so if the log kept only a part of its negatives")
+    user = f", user: {_text(split.user)}" if split.user else ""
+    lines.append(f"  split: {{by: {split.by}{user}, validation: {split.validation:g}, test: {split.test:g}}}")
+    return lines
+
+
+def _features(draft: Draft) -> list[str]:
+    groups: dict[str, list[str]] = {}
+    for name, choice in draft.features.items():
+        assert choice.kind is not None
+        groups.setdefault(_spec(name, choice.column, choice.kind), []).append(name)
+    for width in (_WIDTH, _WIDEST):
+        lines = [line for spec, names in groups.items() for line in _wrapped(_ranges(names), spec, width)]
+        if len(lines) <= _FEATURE_LINES:
+            break
+    if draft.history:
+        user, item = draft.roles.subjects["user"], draft.named(draft.roles.subjects["item"])
+        lines.append(f"    {draft.history}: {{kind: history, user: {_text(user)}, of: {item}, last: 20}}")
+    return lines
+
+
+def _spec(name: str, column: str, kind: Kind) -> str:
+    parts = [f"kind: {kind.kind}"]
+    if column != name:
+        parts.append(f"column: {_text(column)}")
+    if isinstance(kind, Bag) and kind.delimiter is not None:
+        parts.append(f"delimiter: {json.dumps(kind.delimiter)}")
+    if isinstance(kind, Single | Bag) and kind.min_count > 1:
+        parts.append(f"min_count: {kind.min_count}")
+    if isinstance(kind, Dense) and kind.transform != "none":
+        parts.append(f"transform: {kind.transform}")
+    return f"{{{', '.join(parts)}}}"
+
+
+def _wrapped(names: list[str], spec: str, width: int) -> list[str]:
+    lines, held = [], names[0]
+    for name in names[1:]:
+        if len(held) + len(name) + len(spec) + 8 > width:
+            lines.append(held)
+            held = name
+        else:
+            held += f", {name}"
+    return [f"    {keys}: {spec}" for keys in [*lines, held]]
+
+
+def _ranges(names: Iterable[str]) -> list[str]:
+    """Three or more names that count upwards, in short form: I1..I13."""
+    out: list[str] = []
+    run: list[tuple[str, int]] = []
+
+    def close() -> None:
+        spelled = [f"{stem}{number}" for stem, number in run]
+        out.extend([f"{spelled[0]}..{spelled[-1]}"] if len(spelled) > 2 else spelled)
+        run.clear()
+
+    for name in names:
+        match = _NUMBERED.match(name)
+        key = (match[1], int(match[2])) if match else None
+        if run and key != (run[-1][0], run[-1][1] + 1):
+            close()
+        if key is None:
+            out.append(name)
+        else:
+            run.append(key)
+    close()
+    return out
+
+
+def _left_out(choices: list[Choice]) -> list[str]:
+    reasons: dict[str, list[str]] = {}
+    for choice in choices:
+        if choice.kind is None:
+            reasons.setdefault(choice.reason, []).append(choice.column)
+    return [f"    # left out: {_cut(', '.join(columns))} ({reason})" for reason, columns in list(reasons.items())[:8]]
+
+
+def _models(draft: Draft) -> list[str]:
+    teacher, student = draft.teacher, draft.student
+    train = teacher.train
+    ids = [draft.named(column) for column in draft.roles.subjects.values()]
+    ids += [draft.history] if draft.history else []
+    lines = [
+        "teachers:",
+        "  regime: out_of_fold   # each fold is scored by a teacher that has not seen it",
+        "  folds: 3",
+        "  members:",
+        "    foundation:",
+        f"      {{kind: dlrm, dim: {teacher.dim}, top: {teacher.top}, dropout: {teacher.dropout}, train: &teacher "
+        f"{{batch_size: {train.batch_size}, epochs: {train.epochs}, patience: {train.patience}}}}}",
+    ]
+    if len(ids) > 1:
+        half = [width // 2 for width in teacher.top]
+        sizes = f"dim: {teacher.dim // 2}, top: {half}, train: *teacher"
+        lines.append(f"    ids: {{kind: dlrm, features: [{', '.join(ids)}], {sizes}}}")
+    interaction = "" if student.interaction == "dot" else f", interaction: {student.interaction}"
+    lines += [
+        "    trees: {kind: sklearn}",
+        f"student: {{compression: {student.compression:g}, top: {student.top}{interaction}}}",
+        f"distill: {{train: {{batch_size: {train.batch_size}, epochs: {2 * train.epochs}}}}}",
+    ]
+    slices = [name for name, choice in draft.features.items() if isinstance(choice.kind, Single)]
+    small = [name for name in slices if 2 <= draft.distinct(name) <= 20][:2]
+    return [*lines, f"evaluate: {{slices: [{', '.join(small)}]}}   # reported apart"] if small else lines
+
+
+def _text(value: str) -> str:
+    """A value that YAML reads back as this text, in a flow mapping too."""
+    plain = re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./-]*", value) and parse(value, "").content == value
+    return value if plain else json.dumps(value, ensure_ascii=False)

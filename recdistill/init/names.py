@@ -1,0 +1,63 @@
+"""What column names of click logs usually mean. A name is a hint: values decide where they can."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+_PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+[a-z]*")
+
+
+def _these(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_KEY = _these("id ids idx key hash no")
+LABEL = _these("label click clicked clk target y converted conversion purchased liked isclick installed")
+RATING = _these("rating ratings stars score")
+TIME = _these("time timestamp ts datetime date created utc")
+ORDER = _these("seq sequence step")
+USER = _these("user userid uid customer visitor member viewer reader buyer msno")
+ITEM = _these(
+    "item itemid iid article movie film product ad adid creative banner news song track video photo book game app doc "
+    "document content sku asin post job listing hotel restaurant recipe"
+)
+EXAMPLE = _these("example impression row event uuid guid")
+WEIGHT = _these("weight sampleweight")
+VISIT = _these("session request trace visit pageview")
+"""Things that come once and never again."""
+CATEGORY = _these(
+    "id code type group class category cat genre region country city state zip zipcode postcode os device browser "
+    "language lang hour weekday dow month domain site channel slot gender occupation segment bucket brand c"
+)
+"""`c` and, below, `i` as Criteo names its columns: C1 to C26, I1 to I13."""
+QUANTITY = _these(
+    "age price cost count cnt num n views clicks size length duration distance total amount rate ratio ctr avg mean "
+    "sum min max days hours minutes seconds year score impressions visits freq frequency rank income lat lon i"
+)
+AFTERWARDS = _these("dwell revenue purchase purchased conversion converted outcome refund watched completed")
+AFTERWARDS_PAIRS = frozenset(
+    {("session", "size"), ("session", "length"), ("session", "duration"), ("watch", "time"), ("play", "time")}
+    | {("time", "spent"), ("read", "time"), ("order", "value")}
+)
+
+
+def words(name: str) -> list[str]:
+    """The lower-case words of a name: `click_deviceGroup` is click, device, group; `1h` stays together."""
+    return [part.lower() for part in _PARTS.findall(name)]
+
+
+def mentions(name: str, hints: tuple[str, ...]) -> bool:
+    """Whether one of a name's words is a hint."""
+    return not set(hints).isdisjoint(words(name))
+
+
+def subject(name: str) -> str | None:
+    """What a name of one thing names: `user` for `user`, `user_id`, `UserKey`; None for `user_views`."""
+    rest = [word for word in words(name) if word not in _KEY]
+    return rest[0] if len(rest) == 1 else None
+
+
+def known_afterwards(name: str) -> bool:
+    """Whether a name tells of something that is known only after the impression."""
+    return mentions(name, AFTERWARDS) or any(pair in AFTERWARDS_PAIRS for pair in itertools.pairwise(words(name)))

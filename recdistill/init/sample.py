@@ -1,0 +1,128 @@
+"""A bounded look at a log: the heads of some files and, in Parquet, of some row groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recdistill.clicklog.sources import Source, column_names, find, read
+from recdistill.clicklog.values import drop_nulls
+from recdistill.config.dataset import Files
+from recdistill.errors import UserError
+
+ROWS = 100_000
+"""Rows that are looked at."""
+PLACES = 8
+"""Files, and row groups of a file, that they are taken from."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some rows of a log, in its order.
+
+    Attributes:
+        files: how the log is read.
+        sources: every file of the log.
+        table: the rows; text columns of a text log are strings, missing values are null.
+        rows: how many rows the log has; None where only reading it all would tell.
+    """
+
+    files: Files
+    sources: list[Source]
+    table: pa.Table
+    rows: int | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the sample is the whole log."""
+        return self.rows == self.table.num_rows
+
+
+def take(files: Files) -> Sample:
+    """Reads a sample.
+
+    Raises:
+        UserError: a file is damaged, has other columns than the first, or there are no rows.
+    """
+    sources = find(files)
+    chosen = [sources[at] for at in _spread(len(sources))]
+    names = column_names(chosen[0], files)
+    for other in chosen[1:]:
+        differing = sorted(set(names) ^ set(column_names(other, files)))
+        if differing:
+            raise UserError(
+                f"{other.path}: column {differing[0]!r} is not in {chosen[0].path} too, or the other way round; init "
+                "reads one table: write side tables (users, items) into `dataset.joins` by hand"
+            )
+    quota = -(-ROWS // len(chosen))
+    tables, ended = [], len(chosen) == len(sources)
+    for source in chosen:
+        batches, whole = _head(source, files, names, quota)
+        tables.append(pa.Table.from_batches(batches) if batches else None)
+        ended = ended and whole
+    table = _joined([table for table in tables if table is not None], files)
+    if table is None or not table.num_rows:
+        raise UserError(f"{sources[0].path}: the log has no rows")
+    return Sample(files, sources, table, table.num_rows if ended else _counted(sources, files))
+
+
+def _spread(count: int) -> list[int]:
+    """At most `PLACES` positions of `count`, the first and the last among them."""
+    return sorted(set(np.linspace(0, count - 1, min(count, PLACES)).astype(int).tolist()))
+
+
+def _head(source: Source, files: Files, names: list[str], quota: int) -> tuple[list[pa.RecordBatch], bool]:
+    """About `quota` rows of one file, and whether they are all that it has."""
+    if source.format != "parquet":
+        return _first(read(source, files, names), quota)
+    with pq.ParquetFile(source.path) as file:
+        groups = file.num_row_groups
+    picked = [[at] for at in _spread(groups)] if groups else []
+    batches, whole = [], len(picked) == groups
+    for group in picked:
+        more, ended = _first(read(source, files, names, group), -(-quota // len(picked)))
+        batches += more
+        whole = whole and ended
+    return batches, whole
+
+
+def _first(stream: Iterator[pa.RecordBatch], quota: int) -> tuple[list[pa.RecordBatch], bool]:
+    found, left = [], quota
+    for batch in stream:
+        found.append(batch.slice(0, left))
+        if batch.num_rows > left:
+            return found, False
+        left -= batch.num_rows
+    return found, True
+
+
+def _joined(tables: list[pa.Table], files: Files) -> pa.Table | None:
+    if not tables:
+        return None
+    clean = [
+        pa.table(
+            {
+                name: pa.chunked_array([drop_nulls(chunk, files.nulls) for chunk in table[name].chunks])
+                for name in table.column_names
+            }
+        )
+        for table in tables
+    ]
+    try:
+        return pa.concat_tables(clean, promote_options="permissive").combine_chunks()
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        said = str(error).splitlines()[0]
+        raise UserError(f"the log's files disagree about a column ({said}); make them alike") from None
+
+
+def _counted(sources: list[Source], files: Files) -> int | None:
+    """Rows of a Parquet log, from its files' footers."""
+    if any(source.format != "parquet" for source in sources):
+        return None
+    for source in sources:
+        column_names(source, files)
+    return sum(pq.read_metadata(source.path).num_rows for source in sources)

@@ -1,0 +1,73 @@
+"""How large the models are: a foundation that a laptop trains in minutes, and a student that fits 38 times into it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recdistill.clicklog.schema import DenseColumn, Schema, Sparse, Table
+from recdistill.config.dataset import Bag, Bucket, Dense, Single
+from recdistill.config.models import DlrmTeacher, Student
+from recdistill.errors import UserError
+from recdistill.init.features import Choice
+from recdistill.init.profile import Profile
+from recdistill.models.shape import shape_of
+from recdistill.models.size import solve
+
+_COMPRESSIONS = (38, 20, 10, 5, 2)
+_SHAPES = ({"top": [16]}, {"top": [16], "interaction": "none"}, {"top": [8], "interaction": "none"})
+_TRAINED = 0.7
+"""The share of the rows that at least trains."""
+_MARGIN = 1.2
+"""The whole log may hold fewer frequent values than the sample promises."""
+
+
+def choose_teacher(rows: int) -> DlrmTeacher:
+    """The foundation for a log of about so many rows."""
+    dim, top, batch = 64, [256, 128], 4096
+    if rows < 200_000:
+        dim, top, batch = 32, [128, 64], 1024
+    if rows < 20_000:
+        dim, top, batch = 16, [64, 32], 256
+    train = {"batch_size": batch, "epochs": 5, "patience": 1}
+    return DlrmTeacher.model_validate({"kind": "dlrm", "dim": dim, "top": top, "dropout": 0.2, "train": train})
+
+
+def choose_student(
+    features: dict[str, Choice], columns: dict[str, Profile], teacher: DlrmTeacher
+) -> tuple[Student, list[str]]:
+    """The first student that the size solver can build, 38 times smaller if it can be, and doubts.
+
+    Raises:
+        UserError: not even one of half the foundation's size can be built.
+    """
+    schema = _schema(features, columns)
+    budget = int(shape_of(teacher, teacher.dim, schema, None).parameters() / _MARGIN)
+    for compression in _COMPRESSIONS:
+        for shape in _SHAPES:
+            student = Student.model_validate({"compression": compression, **shape})
+            try:
+                solve(student, schema, budget)
+            except UserError:
+                continue
+            said = f"the student is {compression} times smaller than its foundation: the log is too small for 38"
+            return student, [] if compression == _COMPRESSIONS[0] else [said]
+    raise UserError("the log has too few different values for a student smaller than its teacher; expected more ids")
+
+
+def _schema(features: dict[str, Choice], columns: dict[str, Profile]) -> Schema:
+    """What ingest would find at least: values that are frequent enough in the sample."""
+    sparse, dense, tables = [], [], []
+    for name, choice in features.items():
+        kind, column = choice.kind, columns[choice.column]
+        if isinstance(kind, Dense):
+            dense.append(DenseColumn(name=name, mean=0, std=1, source={}))
+            continue
+        if isinstance(kind, Bucket):
+            rows = min(kind.bins, column.distinct) + 1
+        else:
+            assert isinstance(kind, Single | Bag)
+            counts = np.bincount(column.codes[column.codes >= 0])
+            rows = int(np.sum(_TRAINED * counts >= kind.min_count)) + 2
+        sparse.append(Sparse(name=name, kind="single", table=name, source={}))
+        tables.append(Table(name=name, rows=rows, encoding="vocabulary"))
+    return Schema(sparse=sparse, dense=dense, tables=tables)

@@ -1,0 +1,57 @@
+"""How rows are split into training, validation and test: in order of time wherever there is one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recdistill.config.base import expand
+from recdistill.config.dataset import Split, Time
+from recdistill.evaluate.metrics import Array
+from recdistill.init.dialect import CRITEO
+from recdistill.init.profile import Profile
+from recdistill.init.roles import Roles
+from recdistill.init.sample import Sample
+
+DAY = 86_400_000_000
+"""Microseconds."""
+_ROWS_A_DAY, _MANY_DAYS = 1000, 60
+"""Many days of fewer rows each are too small a unit."""
+_ROWS_A_USER = 5
+_TENTH = {"validation": 0.1, "test": 0.1}
+
+
+def choose_split(
+    found: Roles, columns: dict[str, Profile], time: Array | None, sample: Sample, rows: int
+) -> tuple[Split, Time | None, list[str]]:
+    """By days where there are enough full ones, by each user's order, by the log's order, or at random.
+
+    Args:
+        found: what columns are.
+        columns: profiles of the sample.
+        time: the sampled rows' times or ranks, where there is such a column.
+        sample: the sample.
+        rows: about how many rows the log has.
+
+    Returns:
+        The split, the time as it is best read for it, and doubts.
+    """
+    if sample.files.columns == expand(CRITEO):
+        return Split(by="order", **_TENTH), found.time, ["rows are taken to be in order of time, as Criteo's are"]
+    if found.time is None or time is None:
+        said = "no column is a time: rows are split at random, which flatters every model"
+        return Split(by="random", **_TENTH), None, [said]
+    if found.time.unit != "order":
+        days, span = len(np.unique(time // DAY)), int(np.ptp(time)) // DAY + 1
+        if days >= 4 and (span <= _MANY_DAYS or rows / span >= _ROWS_A_DAY):
+            return Split(by="days", validation=1, test=1 if days < 8 else 2), found.time, []
+    user = found.subjects.get("user")
+    if user and "item" in found.subjects and len(time) / columns[user].distinct >= _ROWS_A_USER:
+        # Days of a few hundred rows each are no good as folders: the time is used as an order.
+        order = found.time if found.time.unit == "datetime" else Time(column=found.time.column, unit="order")
+        said = f"each user's last tenth is the test ({user}, in order of {order.column})"
+        return Split(by="user_order", user=user, **_TENTH), order, [said]
+    if bool((np.diff(time) >= 0).all()):
+        said = "the last tenth of the log is the test; if the log spans many days, split by days"
+        return Split(by="order", **_TENTH), found.time, [said]
+    said = "too few full days to split by, and rows are not in order of time: they are split at random"
+    return Split(by="random", **_TENTH), found.time, [said]

@@ -1,0 +1,53 @@
+"""Where a model begins: at an earlier one, though its vocabulary has moved since.
+
+A row of a table begins at the row that the same value had; a value that is new begins at the row of unseen ones.
+Dense layers of the same shape are taken as they are. The optimizer begins anew.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recdistill.clicklog.ids import earlier_ids
+from recdistill.clicklog.schema import Dataset
+from recdistill.models.dlrm import DLRM, place
+from recdistill.models.frozen import load_model
+from recdistill.models.shape import TableShape
+
+
+@torch.no_grad()
+def carry(model: DLRM, dataset: Dataset, folder: Path, earlier: Dataset) -> None:
+    """Fills `model`, whose ids are `dataset`'s, with what fits of the one in `folder`, whose ids are `earlier`'s."""
+    before = load_model(folder)
+    found = dict(before.named_parameters())
+    for name, value in model.named_parameters():
+        if not name.startswith("embeddings.") and name in found and found[name].shape == value.shape:
+            value.copy_(found[name])
+    if model.shape.dim != before.shape.dim:
+        return
+    old = {table.name: table for table in before.shape.tables}
+    bags, bags_before = model.embeddings.embedding_bags, before.embeddings.embedding_bags
+    for table in model.shape.tables:
+        if table.name in old and (ids := earlier_ids(dataset, earlier, table.name)) is not None:
+            rows = torch.from_numpy(earlier_rows(table, old[table.name], ids))
+            bags[table.name].weight.copy_(bags_before[table.name].weight[rows])
+
+
+def earlier_rows(table: TableShape, before: TableShape, earlier: np.ndarray) -> np.ndarray:
+    """For each row of a model's table, the row of the earlier model that it begins at, int64 [table.rows].
+
+    `earlier` is each id's earlier id, int64 [table.source_rows]. Where several ids share a row, the first of them
+    decides: it is the most frequent.
+    """
+    ids = np.arange(table.source_rows)[::-1]
+    rows = np.zeros(table.rows, np.int64)
+    rows[_rows(table, ids)] = _rows(before, earlier[ids])
+    return rows
+
+
+def _rows(table: TableShape, ids: np.ndarray) -> np.ndarray:
+    own, shared = torch.tensor(table.own), torch.tensor(max(1, table.rows - table.own))
+    return place(torch.from_numpy(ids.copy()), own, shared).numpy()

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recdistill.init import leaks
+from recdistill.init.draft import Draft
+from recdistill.init.features import Choice
+from recdistill.init.profile import profile
+
+Look = Callable[..., Draft]
+rng = np.random.default_rng(2)
+LABEL = rng.integers(0, 2, 600)
+WORDS = np.array(["red", "blue", "old", "new", "cheap", "big"])
+
+
+def of(found: Draft, column: str) -> Choice:
+    return next(choice for choice in found.choices if choice.column == column)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "kind"),
+    [
+        ("city", rng.integers(0, 300, 600), "single"),
+        ("n_views", rng.poisson(40, 600), "dense"),
+        ("whatever", rng.poisson(3, 600) * rng.poisson(2, 600), "dense"),
+        ("whatever", rng.integers(100, 999, 600), "single"),
+        ("score_before", rng.random(600), "dense"),
+        ("flag", rng.integers(0, 2, 600).astype(bool), "single"),
+        ("genres", np.array(["a|b", "b|c", "c|a", "a|d", "d|b", "c|d"])[rng.integers(0, 6, 600)], "bag"),
+        ("query", [" ".join(WORDS[rng.permutation(6)[:3]]) for _ in range(600)], "bag"),
+        ("zip", np.char.zfill(rng.integers(0, 300, 600).astype(str), 5), "single"),
+        (
+            "downloads",
+            np.array(["1,000 - 5,000", "5,000 - 10,000", "100 - 500", "50"])[rng.integers(0, 4, 600)],
+            "single",
+        ),
+        ("country", np.array(["United Kingdom", "United States", "South Africa"])[rng.integers(0, 3, 600)], "single"),
+    ],
+)
+def test_the_kind_of_a_feature(look: Look, name: str, values: Any, kind: str) -> None:
+    choice = of(look(**{name: values}), name)
+    assert choice.kind is not None and choice.kind.kind == kind
+
+
+def test_lists_in_parquet_are_bags(look: Look) -> None:
+    choice = of(look("log.parquet", drop=("tags",), tags=[[1, 2], [3], []] * 200), "tags")
+    assert choice.kind is not None and choice.kind.kind == "bag" and choice.kind.delimiter is None
+
+
+def test_a_long_tail_takes_a_logarithm(look: Look) -> None:
+    found = look(height=rng.normal(170, 10, 600))
+    assert of(found, "price").kind.transform == "log" and of(found, "height").kind.transform == "none"
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "reason"),
+    [
+        ("leak", LABEL * 3 + 1, "gives the label away"),
+        ("leak", np.where(LABEL, None, "x"), "gives the label away"),
+        ("leak", LABEL + rng.normal(0, 0.05, 600), "gives the label away"),
+        ("session_size", rng.integers(1, 9, 600), "known only afterwards"),
+        ("dwell_ms", rng.random(600), "known only afterwards"),
+        ("same", "x", "always the same"),
+        ("nothing", None, "empty"),
+        ("hour", np.arange(600) // 25 + 1000, "only counts time"),
+        ("session_id", rng.permutation(600) // 2, "names one visit, which never comes again"),
+        ("hash", [f"{value:016x}" for value in rng.integers(0, 2**60, 600)], "almost every row has a value of its own"),
+        ("json", '["a", "b"]', "always the same"),
+        ("json", np.where(rng.random(600) < 0.5, '["a"]', '["b"]'), "lists or objects as text"),
+    ],
+)
+def test_what_is_left_out(look: Look, name: str, values: Any, reason: str) -> None:
+    found = look(drop=("label",), label=LABEL, **{name: values})
+    choice = of(found, name)
+    assert (choice.kind, choice.reason) == (None, reason)
+    assert name not in found.features
+    suspicious = reason in ("gives the label away", "known only afterwards")
+    assert choice.suspicious is suspicious
+    if suspicious:
+        assert any(doubt.startswith(f"{name}:") for doubt in found.doubts)
+
+
+def test_a_column_that_says_a_lot_is_kept_and_pointed_at(look: Look) -> None:
+    noisy = np.where(rng.random(600) < 0.97, LABEL, 1 - LABEL)
+    choice = of(look(drop=("label",), label=LABEL, hint=noisy), "hint")
+    assert choice.kind is not None and choice.suspicious and "alone it tells the label" in (choice.doubt or "")
+
+
+def test_values_that_never_come_again_tell_nothing() -> None:
+    """Scored on the rows that it was learned from, a column of unique ids would look perfect."""
+    import pyarrow as pa
+
+    label = rng.random(2000) < 0.3
+    ids = profile("id", pa.array([f"u{number}" for number in range(2000)]))
+    assert leaks.alone(ids, label) < 0.6
+    perfect = profile("id", pa.array(np.where(label, "a", "b")))
+    assert leaks.alone(perfect, label) == 1.0
+
+
+def test_doubts_of_a_kind_are_told_together(look: Look) -> None:
+    found = look(one=rng.integers(100, 999, 600), two=rng.integers(100, 999, 600))
+    assert sum("one, two: taken as an id" in doubt for doubt in found.doubts) == 1

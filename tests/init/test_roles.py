@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recdistill.errors import UserError
+from recdistill.init.draft import Draft
+
+Look = Callable[..., Draft]
+rng = np.random.default_rng(1)
+BITS = rng.integers(0, 2, 600)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "rule"),
+    [
+        ("clicked", BITS, {"column": "clicked", "at_least": None, "equals": None}),
+        ("rating", rng.integers(1, 6, 600), {"column": "rating", "at_least": 4.0, "equals": None}),
+        ("is_click", BITS, {"column": "is_click", "at_least": None, "equals": None}),
+        ("target", np.where(BITS, 1, -1), {"column": "target", "at_least": 1.0, "equals": None}),
+        ("label", np.where(BITS, "yes", "no"), {"column": "label", "at_least": None, "equals": "yes"}),
+        (
+            "label",
+            np.where(np.arange(600) % 3, "seen", "bought"),
+            {"column": "label", "at_least": None, "equals": "bought"},
+        ),
+        ("y", BITS.astype(bool), {"column": "y", "at_least": None, "equals": "True"}),
+    ],
+)
+def test_the_label_and_its_rule(look: Look, name: str, values: Any, rule: dict[str, Any]) -> None:
+    found = look(drop=("label",), **{name: values})
+    label = found.roles.label.model_dump()
+    if rule["at_least"] == 4.0:
+        assert label["at_least"] in (3.0, 4.0)
+        rule = {**rule, "at_least": label["at_least"]}
+    assert label == rule
+    assert found.roles.positive.mean() == pytest.approx(np.mean([_positive(value, rule) for value in values]))
+
+
+def _positive(value: Any, rule: dict[str, Any]) -> bool:
+    if rule["at_least"] is not None:
+        return value >= rule["at_least"]
+    return str(value) == rule["equals"] if rule["equals"] else value == 1
+
+
+def test_a_column_of_zeros_and_ones_will_do(look: Look) -> None:
+    found = look(drop=("label",), seen_before=BITS)
+    assert found.roles.label.column == "seen_before"
+    assert any("seen_before" in doubt for doubt in found.doubts)
+
+
+@pytest.mark.parametrize(
+    ("more", "asked", "said"),
+    [
+        ({"a": BITS, "b": 1 - BITS}, None, "several columns hold 0 and 1 .a, b."),
+        ({}, None, "no column looks like a label .* --label"),
+        ({}, "prise", "no column 'prise'.*did you mean 'price'"),
+        ({"label": 1}, None, "all 600 rows looked at are positive by 'label'"),
+        ({"label": np.where(BITS, 1.0, np.nan)}, None, "'label' is empty in"),
+        ({"label": np.arange(600).astype(str) + "x"}, "label", "600 different texts"),
+    ],
+)
+def test_no_label_is_one_sentence(look: Look, more: dict[str, Any], asked: str | None, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        look(asked=asked, drop=("label",), **more)
+
+
+def test_a_label_that_is_asked_for_may_be_any_number(look: Look) -> None:
+    assert look(asked="price").roles.label.column == "price"
+    clicks = look(asked="clicks", clicks=rng.poisson(0.2, 600) * 7 + 0.0)
+    assert clicks.roles.label.at_least == 7.0
+
+
+@pytest.mark.parametrize(
+    ("values", "unit"),
+    [
+        (1_767_225_600 + np.arange(600), "s"),
+        ((1_767_225_600 + np.arange(600)) * 1000, "ms"),
+        ((1_767_225_600 + np.arange(600)) * 1_000_000, "us"),
+        (pd.date_range("2026-01-01", periods=600, freq="min"), "datetime"),
+        (pd.date_range("2026-01-01", periods=600, freq="h").strftime("%Y-%m-%d %H:%M"), "datetime"),
+        (20260101 + np.arange(600) // 30, "order"),
+    ],
+)
+def test_the_unit_of_time(look: Look, values: Any, unit: str) -> None:
+    found = look(drop=("timestamp", "user_id"), date=values)
+    assert found.roles.time is not None and (found.roles.time.column, found.roles.time.unit) == ("date", unit)
+
+
+def test_a_session_id_that_looks_like_a_time_is_none(look: Look) -> None:
+    found = look(drop=("timestamp",), session_id=1_506_988_760_189_661 + np.arange(600))
+    assert found.roles.time is None
+
+
+def test_of_two_clocks_the_finer_is_the_time(look: Look) -> None:
+    found = look(session_start=(1_767_225_600 + np.arange(600) // 60 * 3600) * 1000)
+    assert found.roles.time is not None and found.roles.time.column == "timestamp"
+    assert found.roles.clocks == ["session_start"] and "session_start" not in found.features
+
+
+def test_rows_and_weights_are_known_by_name(look: Look) -> None:
+    found = look(impression_id=np.arange(600), weight=1.5, true_probability=0.3)
+    named = {role: column for column, role in found.roles.named.items()}
+    assert named["example_id"] == "impression_id"
+    assert (named["weight"], named["true_probability"]) == ("weight", "true_probability")
+    assert not {"impression_id", "weight", "true_probability"} & set(found.features)
+    assert found.roles.subjects == {"user": "user_id", "item": "item_id"}
+
+
+def test_an_id_that_comes_twice_names_no_row(look: Look) -> None:
+    assert look(event_id=np.arange(600) // 2).roles.example_id is None
