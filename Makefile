@@ -17,7 +17,7 @@ export PIP_NO_INPUT := 1
 help:
 	@echo 'make demo       run the main job on a generated click log, print the gap, write a report (runs/demo)'
 	@echo 'make test       format, lint, types and tests'
-	@echo 'make notebooks  run every notebook, on the demo'\''s run'
+	@echo 'make notebooks  run every notebook, on small runs of their own'
 	@echo 'make service    the nightly service with its page on http://127.0.0.1:3000 (runs/service)'
 	@echo 'make service-check  loads the nightly service, runs one small day with its gates, and exits'
 	@echo 'make lock       pin the newest versions that pyproject.toml allows in requirements.lock'
@@ -34,10 +34,13 @@ test: $(INSTALLED)
 	$(PYTHON) -m mypy
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2
 
-notebooks: demo
-	@for notebook in $(wildcard notebooks/*.py); do \
+# On runs of their own, in a folder that goes away; the comparison comes last, with something to compare.
+NOTEBOOKS := $(sort $(wildcard notebooks/*.py))
+notebooks: $(INSTALLED)
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && export RECDISTILL_RUNS="$$folder" && \
+	for notebook in $(filter-out %compare_runs.py,$(NOTEBOOKS)) $(filter %compare_runs.py,$(NOTEBOOKS)); do \
 		echo "$$notebook"; \
-		MPLBACKEND=Agg $(PYTHON) "$$notebook" || exit 1; \
+		MPLBACKEND=Agg OMP_NUM_THREADS=1 $(PYTHON) "$$notebook" || exit 1; \
 	done
 
 # Everything that the service keeps is in runs/service, what the page keeps in runs/dagster.

@@ -166,6 +166,32 @@ _stage_command("evaluate", "Compares students and teachers, and writes report.js
 _stage_command("export", "Writes the student alone, ready to score.")
 
 
+@app.command(
+    epilog="Examples: recdistill plan pipelines/jobs/demo.yaml --out runs/demo"
+    "\n\nrecdistill plan pipelines/jobs/criteo.yaml --out runs/criteo --ranks 8"
+)
+def plan(
+    job_file: JobFile,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="An ingested run's folder.")] = None,
+    ranks: Annotated[int | None, typer.Option(min=1, max=256, help="Ranks (launch.ranks).", show_default=False)] = None,
+    overrides: Overrides = [],
+    as_json: AsJson = False,
+) -> None:
+    """Shows each model's tables, their shards and the bytes of each rank. Exits with 1 where they do not fit."""
+    job = load_job(job_file, overrides)
+    from recdistill.plan import plan_job
+    from recdistill.screen import plan_tables, print_table
+
+    found = plan_job(job, out, ranks or job.launch.ranks)
+    if as_json:
+        _print_json(found)
+    else:
+        for table in plan_tables(found):
+            print_table(table)
+    if not found["fits"]:
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: recdistill score runs/demo/student new-log.parquet --out scores.parquet")
 def score(
     student: Annotated[Path, typer.Argument(metavar="STUDENT", help="An exported student's folder.")],

@@ -14,6 +14,7 @@ from recdistill.doctor import Check
 if TYPE_CHECKING:
     from recdistill.init.draft import Draft
 
+PURPOSES = ("tables", "optimizer", "dense", "batch")
 _STYLE = {"ok": "green", "warning": "yellow", "fault": "bold red"}
 
 
@@ -131,6 +132,40 @@ def _pairs_table(title: str, first: str, pairs: list[dict[str, Any]]) -> Table:
 def _difference(stat: dict[str, Any]) -> str:
     clear = None not in (stat["low"], stat["high"]) and (stat["low"] > 0 or stat["high"] < 0)
     return _interval(stat, "+.4f") + (" *" if clear else "  ")
+
+
+def plan_tables(found: dict[str, Any]) -> list[Table]:
+    """One line a model: what its fullest rank holds, in MiB; then one line a table: how it is cut, and who has its rows.
+
+    Args:
+        found: what `plan_job` returns.
+    """
+    models = Table(
+        title=f"{found['ranks']} ranks on {found['device']}, {found['memory'] / 2**20:,.0f} MiB each; the fullest rank:",
+        caption=escape("\n".join(model["why"] for model in found["models"] if "why" in model)) or None,
+        title_justify="left",
+        caption_justify="left",
+    )
+    tables = Table(title="Tables", title_justify="left")
+    for column in ("model", "parameters", *PURPOSES, "MiB in all", "whole, at the start", "fits"):
+        models.add_column(column, justify="left" if column == "model" else "right")
+    for column in ("model", "table", "rows", "cut", "rows of each rank"):
+        tables.add_column(column, justify="right" if "rows" in column else "left")
+    for model in found["models"]:
+        fullest = max(model["bytes"], key=lambda one: sum(one.values()), default=None)
+        parts = ["?"] * (len(PURPOSES) + 1) if fullest is None else [_mib(fullest[name]) for name in PURPOSES]
+        parts += [] if fullest is None else [_mib(sum(fullest.values()))]
+        verdict = "yes" if model["fits"] else "[bold red]no[/]"
+        models.add_row(escape(model["model"]), f"{model['parameters']:,}", *parts, _mib(model["whole"]), verdict)
+        for table in model["tables"]:
+            rows = ", ".join(f"{rows:,}" for rows in table["rows_of_rank"])
+            cut = "by rows" if table["sharding"] == "row_wise" else "whole"
+            tables.add_row(escape(model["model"]), escape(table["table"]), f"{table['rows']:,}", cut, rows)
+    return [models, tables]
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.1f}"
 
 
 def _interval(stat: dict[str, Any] | None, form: str) -> str:

@@ -35,7 +35,7 @@ from recdistill.runs import Run, Unit
 from recdistill.teachers.shards import TeacherCache, write_test_logits
 from recdistill.teachers.shelf import Shelf
 from recdistill.teachers.versions import FINAL, Version, chains, versions
-from recdistill.teachers.work import cache_teacher, domain_of, label_rows, parameters_of, teach_chain
+from recdistill.teachers.work import cache_teacher, domain_of, earlier_version, label_rows, parameters_of, teach_chain
 
 STAGES = ("simulate", "ingest", "teach", "cache", "distill", "evaluate", "export")
 
@@ -130,9 +130,8 @@ class Stages:
                     "teacher": member.model_dump(mode="json"),
                     "versions": [repr(version) for version in chain],
                 }
-                if self.earlier:
-                    known = [self.earlier[0] / name / version.name / "teacher.json" for version in chain]
-                    inputs["earlier"] = [read_json(path)["fingerprint"] for path in known if path.exists()]
+                if self.earlier and (begin := earlier_version(self.earlier[0] / name, chain[0].name)):
+                    inputs["earlier"] = read_json(begin / "teacher.json")["fingerprint"]
                 args = (member, name, self.dataset.root, chain, self.earlier)
                 units.append(Unit(f"{name}/{chain[-1].name}", inputs, args))
         return self.run.units("teach", teach_chain, units)

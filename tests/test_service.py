@@ -59,8 +59,7 @@ def test_the_definitions_fit_together(tmp_path: Path, monkeypatch: pytest.Monkey
     service = load(tmp_path, monkeypatch)
     dg.Definitions.validate_loadable(service.defs)
     assert service.DAYS.get_partition_keys()[0] == "2026-01-03"
-    (schedule,) = service.defs.schedules
-    assert schedule.cron_schedule == "30 3 * * *"
+    assert service.defs.resolve_schedule_def(service.nightly.name).cron_schedule == "30 3 * * *"
 
 
 def test_a_night_is_a_row_of_assets_with_its_gates_as_checks(first_night: tuple[Path, dict[str, Any], int]) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -233,14 +231,3 @@ def test_side_by_side_is_one_after_the_other(finished: Path, tmp_path: Path, go:
     for name in ("foundation", "domain"):
         one, two = (folder / "stages" / "teach" / name for folder in (finished, tmp_path / "run"))
         assert read_json(one / "final" / "teacher.json") == read_json(two / "final" / "teacher.json")
-
-
-@pytest.mark.parametrize("notebook", sorted((Path(__file__).parents[1] / "notebooks").glob("*.py")), ids=str)
-def test_a_notebook_reads_the_run(notebook: Path, finished: Path) -> None:
-    """As `make notebooks` runs it: a script, from a fresh interpreter."""
-    environment = {**os.environ, "RECDISTILL_RUN": str(finished), "MPLBACKEND": "Agg"}
-    ran = subprocess.run([sys.executable, notebook], env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    report = read_json(finished / "report.json")
-    for name in report["models"]:
-        assert name in ran.stdout

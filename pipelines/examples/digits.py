@@ -2,11 +2,10 @@
 
     python pipelines/examples/digits.py --out runs/digits
 
-The question to each of scikit-learn's 1,797 images of 8 x 8 pixels is whether its digit is odd. Three teachers are known
-by their answers alone (`kind: file`): a convolution in torch, with its last activation as the embedding, and boosted
-trees that see the left or the right half. Their answers on training images are out of fold, as from any honest teacher.
+The question to each of scikit-learn's 1,797 images of 8 x 8 pixels is whether its digit is odd. Three teachers are
+known by their answers alone (`kind: file`): a convolution in torch, with its last activation as the embedding, and
+boosted trees that see the left or the right half. Their answers on training rows are out of fold.
 The student is a DLRM like any other: pixels as dense columns, the ink of each row and column of the image as buckets.
-All learn from training images moved by a pixel too; the test images are as they were scanned.
 `recdistill/distill/` does not know that any of this is an image.
 """
 
@@ -14,11 +13,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -27,11 +24,8 @@ from sklearn.datasets import load_digits
 from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import nn
 
-from recdistill.config.load import load_job
+from recdistill.analysis import run_job, split_ids
 from recdistill.files import write_text
-from recdistill.progress import on_stderr
-from recdistill.runs import Run
-from recdistill.stages import run_job
 from recdistill.teachers.cache import alignment
 
 Floats = NDArray[np.float32]
@@ -39,18 +33,14 @@ Fitted = Callable[[Floats], tuple[Floats, Floats | None]]
 """Pixels [images, 64] to logits [images] and embeddings [images, width] or None."""
 
 SIDE, FOLDS, WIDTH = 8, 5, 64
-EPOCHS = 15
-SHARES = {"train": 0.5, "validation": 0.15, "test": 0.35}
-SHIFTS = {"train": [(0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)], "validation": [(0, 0)], "test": [(0, 0)]}
-"""How images of a split are moved, in pixels down and to the right."""
+EPOCHS = 30
 JOB = """\
 name: digits
 dataset:
   log: {{paths: "{root}/images.parquet"}}
   label: {{column: odd}}
   example_id: example_id
-  time: {{column: day, unit: datetime}}              # a day for each split: an image and its copies stay together
-  split: {{by: days, validation: 1, test: 1}}
+  split: {{by: random, validation: 0.15, test: 0.35}}
   features:
     pixel0..pixel63: {{kind: dense}}
     row0..row7, column0..column7: {{kind: bucket, bins: 8}}
@@ -63,7 +53,7 @@ teachers:
     right: {{kind: file, paths: "{root}/right.parquet"}}
 student: {{compression: 12, interaction: none, dims: [4], top: [16]}}
 distill:
-  train: {{batch_size: 128, epochs: 20, patience: 3, embedding_rate: 0.02, dense_rate: 2.e-3}}
+  train: {{batch_size: 64, epochs: 40, patience: 5, embedding_rate: 0.05, dense_rate: 3.e-3}}
 """
 
 
@@ -91,91 +81,73 @@ class Convolution(nn.Module):
         return self.head(hidden).squeeze(1), hidden
 
 
-@dataclass
-class Images:
-    """Rows of the log: pixels 0 to 16 [rows, 64], whether the digit is odd, which image it shows, and its split."""
-
-    pixels: Floats
-    odd: Floats
-    image: NDArray[np.int64]
-    split: NDArray[np.str_]
-
-    def take(self, at: NDArray) -> Images:
-        """Some of the rows."""
-        return Images(self.pixels[at], self.odd[at], self.image[at], self.split[at])
-
-
 def main(out: Path, *changes: str) -> None:
     """Writes the images, has teachers answer, and runs the job, with `changes` to its settings."""
     root = out.resolve().parent / f"{out.name}-images"
     parameters = sum(values.numel() for values in Convolution().parameters())
     write_text(root / "digits.yaml", JOB.format(root=root, parameters=parameters))
-    images = read_images()
-    write_log(images, root / "images.parquet")
-    halves = np.arange(SIDE * SIDE).reshape(SIDE, SIDE)
-    answer(images, fit_convolution, root / "convolution.parquet")
-    answer(images, lambda seen: fit_trees(seen, halves[:, : SIDE // 2].ravel()), root / "left.parquet")
-    answer(images, lambda seen: fit_trees(seen, halves[:, SIDE // 2 :].ravel()), root / "right.parquet")
-    job = load_job(root / "digits.yaml", changes)
-    with on_stderr() as progress, Run(out, job, progress) as run:
-        run_job(job, run, "export", progress)
-
-
-def read_images() -> Images:
-    """Every image, in a split drawn at random, and copies of the training images that are moved by a pixel."""
     pixels, digits = load_digits(return_X_y=True)
-    splits = np.random.default_rng(0).choice(list(SHARES), len(digits), p=list(SHARES.values()))
-    parts = []
-    for split, shifts in SHIFTS.items():
-        at = np.flatnonzero(splits == split)
-        for shift in shifts:
-            moved = np.roll(pixels[at].reshape(-1, SIDE, SIDE), shift, axis=(1, 2)).reshape(-1, SIDE * SIDE)
-            parts.append((moved, digits[at] % 2, at, splits[at]))
-    moved, odd, image, split = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Images(moved.astype(np.float32), odd.astype(np.float32), image, split)
+    pixels, odd = pixels.astype(np.float32), (digits % 2).astype(np.float32)
+    write_images(pixels, odd, root / "images.parquet")
+    split = split_ids(root / "digits.yaml", out, *changes)  # an image's id is its position
+    halves = np.arange(SIDE * SIDE).reshape(SIDE, SIDE)
+    teachers = {
+        "convolution": fit_convolution,
+        "left": lambda x, y: fit_trees(x, y, halves[:, : SIDE // 2].ravel()),
+        "right": lambda x, y: fit_trees(x, y, halves[:, SIDE // 2 :].ravel()),
+    }
+    for name, fit in teachers.items():
+        answer(pixels, odd, split, fit, root / f"{name}.parquet")
+    print(run_job(root / "digits.yaml", out, *changes).headline)
 
 
-def write_log(images: Images, path: Path) -> None:
+def write_images(pixels: Floats, odd: Floats, path: Path) -> None:
     """The raw log: an image a row, its pixels, and the ink of its rows and columns."""
-    square = images.pixels.reshape(-1, SIDE, SIDE)
-    day = pd.Timestamp("2026-01-01") + pd.to_timedelta([list(SHARES).index(split) for split in images.split], "D")
-    columns = {"example_id": np.arange(len(images.odd)), "odd": images.odd.astype(np.int64), "day": day}
-    columns |= {f"pixel{at}": images.pixels[:, at] for at in range(SIDE * SIDE)}
+    square = pixels.reshape(-1, SIDE, SIDE)
+    columns = {"example_id": np.arange(len(odd)), "odd": odd.astype(np.int64)}
+    columns |= {f"pixel{at}": pixels[:, at] for at in range(SIDE * SIDE)}
     columns |= {f"row{at}": square[:, at].sum(1) for at in range(SIDE)}
     columns |= {f"column{at}": square[:, :, at].sum(1) for at in range(SIDE)}
     pq.write_table(pa.table(columns), path)
 
 
-def answer(images: Images, fit: Callable[[Images], Fitted], path: Path) -> None:
+def answer(
+    pixels: Floats,
+    odd: Floats,
+    split: dict[str, NDArray[np.int64]],
+    fit: Callable[[Floats, Floats], Fitted],
+    path: Path,
+) -> None:
     """Writes a teacher's answers: each training image by a model that has not seen its fold, all others by a final one.
 
     Models that are trained apart have embedding spaces of their own, so each fold's is moved into the final one's by
     what both say about validation images.
     """
-    train, held_out = images.split == "train", np.flatnonzero(images.split != "train")
-    validation = images.pixels[images.split == "validation"]
-    final = fit(images.take(train))
-    logit, embedding = final(images.pixels[held_out])
-    said = [(held_out, logit, embedding)]
+    train = split["train"]
+    final = fit(pixels[train], odd[train])
+    validation = pixels[split["validation"]]
+    said = [(at, *final(pixels[at])) for at in (split["validation"], split["test"])]
+    folds = np.random.default_rng(0).permutation(len(train)) % FOLDS
     for fold in range(FOLDS):
-        inside = np.flatnonzero(train & (images.image % FOLDS == fold))
-        fitted = fit(images.take(train & (images.image % FOLDS != fold)))
-        logit, embedding = fitted(images.pixels[inside])
-        if embedding is not None:
-            moved = alignment(fitted(validation)[1], final(validation)[1])
+        inside, outside = train[folds == fold], train[folds != fold]
+        fitted = fit(pixels[outside], odd[outside])
+        logit, embedding = fitted(pixels[inside])
+        target = final(validation)[1]
+        if embedding is not None and target is not None:
+            moved = alignment(fitted(validation)[1], target)
             embedding = np.column_stack([embedding, np.ones(len(embedding))]) @ moved
         said.append((inside, logit, embedding))
     columns = {"example_id": np.concatenate([at for at, _, _ in said])}
     columns["logit"] = np.concatenate([logit for _, logit, _ in said]).astype(np.float32)
-    if embedding is not None:
-        columns["embedding"] = list(np.concatenate([vectors for _, _, vectors in said]).astype(np.float32))
+    if said[0][2] is not None:
+        columns["embedding"] = list(np.concatenate([embedding for _, _, embedding in said]).astype(np.float32))
     pq.write_table(pa.table(columns), path)
 
 
-def fit_convolution(seen: Images) -> Fitted:
+def fit_convolution(pixels: Floats, odd: Floats) -> Fitted:
     """Trains a convolution."""
     torch.manual_seed(0)
-    model, x, y = Convolution(), torch.from_numpy(seen.pixels), torch.from_numpy(seen.odd)
+    model, x, y = Convolution(), torch.from_numpy(pixels), torch.from_numpy(odd)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     for _ in range(EPOCHS):
         for at in torch.randperm(len(x)).split(64):
@@ -185,17 +157,17 @@ def fit_convolution(seen: Images) -> Fitted:
     model.eval()
 
     @torch.no_grad()
-    def score(pixels: Floats) -> tuple[Floats, Floats]:
-        logit, hidden = model(torch.from_numpy(pixels))
+    def score(images: Floats) -> tuple[Floats, Floats]:
+        logit, hidden = model(torch.from_numpy(images))
         return logit.numpy(), hidden.numpy()
 
     return score
 
 
-def fit_trees(seen: Images, part: NDArray[np.int64]) -> Fitted:
-    """Trains boosted trees that see a part of the pixels; they have no embedding."""
-    model = HistGradientBoostingClassifier(max_iter=100, random_state=0).fit(seen.pixels[:, part], seen.odd)
-    return lambda pixels: (model.decision_function(pixels[:, part]), None)
+def fit_trees(pixels: Floats, odd: Floats, seen: NDArray[np.int64]) -> Fitted:
+    """Trains boosted trees that see some of the pixels; they have no embedding."""
+    model = HistGradientBoostingClassifier(max_iter=100, random_state=0).fit(pixels[:, seen], odd)
+    return lambda images: (model.decision_function(images[:, seen]), None)
 
 
 if __name__ == "__main__":

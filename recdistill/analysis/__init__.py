@@ -1,10 +1,10 @@
 """Finished runs for notebooks: what a run folder holds, as pandas frames and as figures for print.
 
-from recdistill import analysis
+    run = analysis.open_run("runs/demo")
+    run.recovered()           # a frame
+    analysis.gap_bars(run)    # a figure
 
-run = analysis.open_run("runs/demo")
-run.recovered()           # a frame
-analysis.gap_bars(run)    # a figure
+Nothing is computed again.
 """
 
 from recdistill.analysis.figures import (
@@ -18,6 +18,7 @@ from recdistill.analysis.figures import (
     training_curves,
 )
 from recdistill.analysis.view import RunView, find_runs, open_run, readable, side_by_side
+from recdistill.analysis.work import run_job, split_ids
 
 __all__ = [
     "Picture",
@@ -30,7 +31,9 @@ __all__ = [
     "open_run",
     "readable",
     "recovered_by_run",
+    "run_job",
     "side_by_side",
+    "split_ids",
     "trade_off",
     "training_curves",
 ]

@@ -91,11 +91,9 @@ class Batch(Pipelineable):
         """The same batch on another device."""
         return self._map(lambda value: value.to(device=device, non_blocking=non_blocking))
 
-    def rows(self, start: int, stop: int) -> Batch:
-        """The batch of the rows from `start` to before `stop`."""
-        return self._map(
-            lambda value: _cut(value, start, stop) if isinstance(value, KeyedJaggedTensor) else value[start:stop]
-        )
+    def take(self, index: Tensor) -> Batch:
+        """The batch of its rows `index` (int64)."""
+        return self._map(lambda value: _bags_of(value, index) if value is self.sparse else value[index])
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory."""
@@ -138,15 +136,9 @@ class Block:
 
     def take(self, index: Tensor) -> Batch:
         """The batch of rows `index` (int64 [B])."""
-        at = (torch.arange(len(self.keys))[:, None] * self.rows + index[None]).reshape(-1)
-        lengths, starts = self.lengths[at], self.offsets[at]
-        ends = torch.cumsum(lengths, 0)
-        shift = torch.repeat_interleave(starts - (ends - lengths), lengths)
-        values = self.values[shift + torch.arange(shift.numel())]
-        sparse = KeyedJaggedTensor(keys=self.keys, values=values, lengths=lengths.int())
         return Batch(
             dense=self.dense[index],
-            sparse=sparse,
+            sparse=_bags(self.keys, self.values, self.lengths, self.offsets, index),
             label=self.label[index],
             weight=self.weight[index],
             example_id=self.example_id[index],
@@ -268,15 +260,18 @@ def _columns(schema: Schema, features: Sequence[str] | None, split: SplitName) -
     return ["example_id", "label", *(["weight"] if schema.has_weight else []), *chosen]
 
 
-def _cut(sparse: KeyedJaggedTensor, start: int, stop: int) -> KeyedJaggedTensor:
-    keys, rows, offsets = sparse.keys(), sparse.stride(), sparse.offsets()
-    first = torch.arange(len(keys), device=offsets.device) * rows
-    ends = zip(offsets[first + start].tolist(), offsets[first + stop].tolist(), strict=True)
-    return KeyedJaggedTensor(
-        keys=keys,
-        values=torch.cat([sparse.values()[:0], *(sparse.values()[begin:end] for begin, end in ends)]),
-        lengths=sparse.lengths().view(len(keys), rows)[:, start:stop].reshape(-1),
-    )
+def _bags_of(sparse: KeyedJaggedTensor, index: Tensor) -> KeyedJaggedTensor:
+    return _bags(sparse.keys(), sparse.values(), sparse.lengths().long(), sparse.offsets()[:-1].long(), index)
+
+
+def _bags(keys: list[str], values: Tensor, lengths: Tensor, offsets: Tensor, index: Tensor) -> KeyedJaggedTensor:
+    """The bags of rows `index`, from all keys' bags end to end: each one's length and where it begins, int64."""
+    rows = len(lengths) // max(1, len(keys))
+    at = (torch.arange(len(keys))[:, None] * rows + index[None]).reshape(-1)
+    lengths, starts = lengths[at], offsets[at]
+    ends = torch.cumsum(lengths, 0)
+    shift = torch.repeat_interleave(starts - (ends - lengths), lengths)
+    return KeyedJaggedTensor(keys=keys, values=values[shift + torch.arange(shift.numel())], lengths=lengths.int())
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:

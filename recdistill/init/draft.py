@@ -60,7 +60,8 @@ class Draft:
         """The name of the history feature, where user, item and time are known."""
         if self.roles.time is None or len(self.roles.subjects) < 2:
             return None
-        return _free("clicked" if self.roles.label.at_least is None else "liked", set(self.features))
+        name = "clicked" if self.roles.label.at_least is None else "liked"
+        return name if name not in self.columns else f"{name}_before"
 
     def named(self, column: str) -> str:
         """The feature that reads a column."""

@@ -15,11 +15,11 @@ import torch
 import torchrec
 from torch import nn
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
 from torchrec.distributed.planner.types import PlannerError, Topology
-from torchrec.distributed.types import ShardingPlan, ShardingType
+from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingPlan, ShardingType
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
@@ -47,6 +47,23 @@ class RowsSharder(EmbeddingBagCollectionSharder):
         """TorchRec's own sharder does not offer rows on CPUs."""
         return [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]
 
+    def shard(
+        self,
+        module: torchrec.EmbeddingBagCollection,
+        params: dict[str, ParameterSharding],
+        env: ShardingEnv,
+        device: torch.device | None = None,
+        module_fqn: str | None = None,
+    ) -> ShardedEmbeddingBagCollection:
+        """Where some tables are cut by rows, TorchRec 1.8 divides the vectors of the others by their bags' lengths too,
+        though these are means already; features of sums it leaves alone.
+        """
+        sharded = super().shard(module, params, env, device, module_fqn)
+        for table in module.embedding_bag_configs():
+            if params[table.name].sharding_type == ShardingType.TABLE_WISE.value:
+                sharded._pooling_type_to_rs_features[torchrec.PoolingType.SUM.value] += table.feature_names
+        return sharded
+
 
 def device() -> torch.device:
     """The accelerator if there is one, else the CPU."""
@@ -63,8 +80,8 @@ def cut_by_rows(tables: Sequence[str]) -> None:
 def plan_for(module: nn.Module, world: int, here: int, batch_size: int) -> ShardingPlan:
     """Where each table of `module` goes among `world` ranks, `here` of them on each machine, by TorchRec's planner.
 
-    `batch_size` is that of all ranks together. A table has the shards that `cut_by_rows` asks for, or those that take
-    the least time by the planner's model; a single rank has it whole.
+    `batch_size` is that of all ranks together. A table is cut as `cut_by_rows` asks, or in the way that takes the least
+    time by the planner's model; it stays whole where it has too few rows for every rank to have some.
 
     Raises `UserError` when the tables do not fit.
     """
@@ -73,7 +90,7 @@ def plan_for(module: nn.Module, world: int, here: int, batch_size: int) -> Shard
     kernel, room, kind = [EmbeddingComputeKernel.FUSED.value], memory(here), device().type
     topology = Topology(world, kind, hbm_cap=room, ddr_cap=room, local_world_size=here, **_SPEED.get(kind, {}))
     constraints = {
-        table.name: ParameterConstraints(sharding_types=_kinds(table.name, world), compute_kernels=kernel)
+        table.name: ParameterConstraints(sharding_types=_kinds(table, world), compute_kernels=kernel)
         for table in tables
     }
     planner = EmbeddingShardingPlanner(topology, -(-batch_size // world), constraints=constraints)
@@ -101,11 +118,12 @@ def memory(here: int) -> int:
     return parallel.memory() // here
 
 
-def _kinds(table: str, world: int) -> list[str] | None:
+def _kinds(table: torchrec.EmbeddingBagConfig, world: int) -> list[str] | None:
     """How a table may be cut; None: as its sharder offers."""
-    if world == 1:
+    rows = -(-table.num_embeddings // world)
+    if world == 1 or rows * (world - 1) >= table.num_embeddings:  # TorchRec breaks where a rank is left without rows
         return [ShardingType.TABLE_WISE.value]
-    return [ShardingType.ROW_WISE.value] if table in _by_rows else None
+    return [ShardingType.ROW_WISE.value] if table.name in _by_rows else None
 
 
 def shard(module: nn.Module, settings: Train) -> tuple[DistributedModelParallel, CombinedOptimizer]:

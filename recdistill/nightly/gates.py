@@ -182,7 +182,11 @@ def _recovered(night: Evidence, bounds: Gates) -> Gate:
     if mean is None or high is None:
         return Gate("gap_recovered", "model", False, None, bounds.gap_recovered, "the NE gap is not defined on the day")
     sound = high >= -bounds.foundation_loss
-    why = "there is no gap to recover" if sound else "the foundation is worse than the student alone: is it broken?"
+    why = (
+        "there is no gap to recover"
+        if sound
+        else "the foundation is worse than the student alone: is it broken, or too old?"
+    )
     return Gate("gap_recovered", "model", sound, None, bounds.gap_recovered, f"the NE gap is {mean:+.4f}, {why}")
 
 

@@ -16,7 +16,7 @@ from recdistill.models.frozen import WEIGHTS
 from recdistill.nightly.drift import drift_of
 from recdistill.nightly.duel import champion_predictions, judge
 from recdistill.nightly.gates import Duel, Evidence
-from recdistill.nightly.plan import Plan, by_day, files_mark, teaching
+from recdistill.nightly.plan import Plan, by_day, files_mark
 from recdistill.teachers.versions import FINAL
 
 
@@ -74,7 +74,7 @@ def lineage(job: Job, run: Path, planned: Plan) -> dict[str, Any]:
         "dataset": Dataset(run / "stages" / "ingest").fingerprint,
         "teachers": {
             "night": planned.teachers,
-            "job": teaching(job),
+            "job": planned.teaching,
             "fingerprints": {
                 path.parent.parent.name: read_json(path)["fingerprint"]
                 for path in sorted(teachers.glob(f"*/{FINAL}/teacher.json"))

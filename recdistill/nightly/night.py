@@ -11,6 +11,7 @@ SERVICE/champion.json   the one that serves, and every promotion, block and roll
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -97,13 +98,17 @@ class _Night(Stages):
     def teach(self) -> Path:
         """Tonight's teachers, or a link to those of an earlier night."""
         folder = self.run.stage_folder("teach")
+        theirs = Path("..", "..", self._plan.teachers, "stages", "teach")
+        if folder.is_symlink() and (self._teaches or folder.readlink() != theirs):
+            folder.unlink()  # of an earlier plan; what it points to is another night's
         if self._teaches:
             return super().teach()
-        theirs = night_folder(self._service, self._plan.teachers) / "stages" / "teach"
+        if folder.exists() and not folder.is_symlink():
+            shutil.rmtree(folder)
         if not folder.is_symlink():
-            folder.symlink_to(Path("..", "..", self._plan.teachers, "stages", "teach"), target_is_directory=True)
+            folder.symlink_to(theirs, target_is_directory=True)
         self.progress.stage(f"teach: the teachers of {self._plan.teachers}")
-        return theirs
+        return folder
 
     def versions(self, name: str) -> list[Version]:
         if self._teaches:

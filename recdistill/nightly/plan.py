@@ -13,7 +13,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from recdistill.clicklog.simulate import simulate
 from recdistill.clicklog.sources import Source, find
@@ -46,6 +46,8 @@ class Plan(BaseModel):
     """The night at whose teachers these begin, where they are taught tonight."""
     start: str | None
     """The night whose students these begin at."""
+    teaching: str
+    """What the teachers depend on but the days (see `teaching`): where the job has changed, the plan is made anew."""
 
     @property
     def days(self) -> list[str]:
@@ -74,18 +76,18 @@ def settled(job: Job, service: Path, progress: Progress) -> Job:
 
 
 def by_day(job: Job) -> dict[str, list[Source]]:
-    """The files of a settled job's log by the day in their names, in order.
+    """The files of a settled job's log by the last day that their path names, in order.
 
     Raises:
-        UserError: a file's name, below the fixed part of its glob, has no day in it.
+        UserError: a file's path names no day.
     """
     days: dict[str, list[Source]] = defaultdict(list)
     assert job.dataset.log is not None
     for source in find(job.dataset.log):
-        found = _DAY.findall(source.name)
+        found = _DAY.findall(str(source.path))
         if not found:
             raise UserError(
-                f"{source.path}: a night reads the log by day, and this name has none; expected one like "
+                f"{source.path}: a night reads the log by day, and this path names none; expected one like "
                 "day=2026-01-31.parquet or 2026-01-31/part-0.csv"
             )
         days[found[-1]].append(source)
@@ -106,7 +108,12 @@ def plan(job: Job, day: str, service: Path) -> Plan:
     """
     path = service / "plans" / f"{day}.json"
     if path.exists():
-        return Plan.model_validate(read_json(path))
+        try:
+            before = Plan.model_validate(read_json(path))
+        except ValidationError:
+            raise UserError(f"{path}: not a night's plan; remove it, and the night is planned anew") from None
+        if before.teaching == teaching(job):
+            return before
     made = _plan(job, day, service, list(by_day(job)))
     write_json(path, made.model_dump())
     return made
@@ -150,6 +157,7 @@ def _plan(job: Job, day: str, service: Path, days: list[str]) -> Plan:
         teachers=taught if taught is not None and fresh else day,
         begin=None if fresh else taught,
         start=max(passed, default=None),
+        teaching=teaching(job),
     )
 
 

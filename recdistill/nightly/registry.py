@@ -137,9 +137,7 @@ def _standing(known: dict[str, Any]) -> list[dict[str, Any]]:
     return served
 
 
-def _judge(
-    job: Job, run: Path, day: str, known: dict[str, Any], service: Path
-) -> tuple[dict[str, Any], list[Gate]]:
+def _judge(job: Job, run: Path, day: str, known: dict[str, Any], service: Path) -> tuple[dict[str, Any], list[Gate]]:
     """Judges the night and writes `night.json`, by which later nights know what to take over.
 
     Its rival is the last champion of an earlier day: one of this day or of a later one may have learned from the rows.

@@ -35,8 +35,8 @@ def teach_chain(
 ) -> None:
     """Trains a chain of versions, each into a folder beside `folder`, which is the last one's.
 
-    `earlier` is the stage's folder of an earlier night and the dataset whose ids its teachers know. Each version begins
-    at the one of its own name, if there was one: that has not seen what this one scores, whatever the regime.
+    `earlier` is the stage's folder of an earlier night and the dataset whose ids its teachers know. The chain begins
+    where `earlier_version` says.
 
     Checkpoints with optimizer states are as large as the teacher again, so each is removed when the version that
     continues it is there.
@@ -50,8 +50,8 @@ def teach_chain(
         def train(work: Path, version: Version = version, before: Path | None = before, label: str = label) -> None:
             if isinstance(spec, DlrmTeacher):
                 start = None
-                if before is None and earlier and (earlier[0] / name / version.name / "teacher.json").exists():
-                    start = earlier[0] / name / version.name, Dataset(earlier[1])
+                if before is None and earlier and (begin := earlier_version(earlier[0] / name, version.name)):
+                    start = begin, Dataset(earlier[1])
                 train_dlrm(spec, opened, version, before, work, label, start)
             elif isinstance(spec, SklearnTeacher) and ranks.leads():
                 from recdistill.teachers.trees import train_sklearn
@@ -63,6 +63,17 @@ def teach_chain(
             shutil.rmtree(before / "training", ignore_errors=True)
         before = out
     shutil.rmtree(folder / "training", ignore_errors=True)
+
+
+def earlier_version(teacher: Path, name: str) -> Path | None:
+    """The version of an earlier night's teacher, in the folder `teacher`, that the version `name` may begin at, if any.
+
+    The one of the same name has not seen what this one scores, whatever the regime. Of a teacher that goes from day to
+    day (`prequential`), it is the last one that ends no later than this one.
+    """
+    names = [path.parent.name for path in teacher.glob("*/teacher.json")]
+    fitting = [other for other in names if other == name or (name.startswith("until-") and "until-" <= other <= name)]
+    return teacher / max(fitting) if fitting else None
 
 
 def cache_teacher(
@@ -89,9 +100,7 @@ def cache_teacher(
         else:
             dim, records, shards = open_teacher(teachers / name / all_versions[-1].name).dim, {}, []
             for version in all_versions:
-                records[version.name], more = cache_version(
-                    name, teachers / name, version, opened, work, shelf=shelf
-                )
+                records[version.name], more = cache_version(name, teachers / name, version, opened, work, shelf=shelf)
                 shards += more
         manifest = CacheManifest(teacher=name, dim=dim, dataset=opened.fingerprint, versions=records, shards=shards)
         if ranks.leads():

@@ -187,3 +187,22 @@ def test_reading_a_job_does_not_import_torch() -> None:
 def test_every_default_is_spelled_out(job_file: Path) -> None:
     assert "compression: 38" in dump_job(load_job(job_file))
     assert set(Job.model_fields) <= {line.split(":")[0] for line in dump_job(load_job(job_file)).splitlines()}
+
+
+@pytest.mark.parametrize(
+    ("foundation", "said"),
+    [
+        ("{kind: sklearn}", "the foundation 'foundation' must be one of the members, of kind dlrm or file"),
+        ("{kind: file, paths: a.parquet}", "the foundation 'foundation' must say how many `parameters` it has"),
+        ("{kind: dlrm, rows: {user: [a]}}", "the foundation 'foundation' must answer every row: give it no `rows`"),
+    ],
+)
+def test_who_may_be_the_foundation(complaints: Complain, foundation: str, said: str) -> None:
+    [sentence] = complaints("foundation: {kind: dlrm}", f"foundation: {foundation}")
+    assert sentence == f"job.yaml:9: teachers: {said}"
+
+
+def test_a_foundation_may_be_known_by_its_answers_alone(job_file: Path) -> None:
+    outside = "teachers.members.foundation={kind: file, paths: a.parquet, parameters: 380}"
+    job = load_job(job_file, [outside])
+    assert job.teachers.members["foundation"].model_dump()["parameters"] == 380

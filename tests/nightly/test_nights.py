@@ -113,7 +113,7 @@ def test_a_broken_teacher_is_caught(service: Path) -> None:
     """Its learning rate was multiplied by a thousand."""
     broken = load_job(JOB, ["teachers.members.foundation.train.dense_rate=1.0", "student.compression=6"])
     verdict = whole_night(broken, "2026-01-07", service)
-    assert verdict.outcome == "blocked" and "is it broken?" in verdict.why
+    assert verdict.outcome == "blocked" and "is it broken, or too old?" in verdict.why
     assert registry(service)["champion"]["day"] == THIRD
     assert not verdict.night["bad_day"]  # the day itself is fine
 
@@ -142,6 +142,18 @@ def test_a_crash_in_each_stage_heals_in_the_next_run(
     known = registry(service)
     assert known["champion"]["model"] == registry(whole)["history"][0]["model"]  # named after its weights
     assert len(known["history"]) == 1
+
+
+def test_changed_teachers_are_taught_beside_those_of_another_night(service: Path) -> None:
+    theirs = service / "nights" / FIRST / "stages" / "teach"
+    before = {path: path.stat().st_mtime_ns for path in theirs.rglob("*")}
+    ours = service / "nights" / SECOND / "stages" / "teach"
+    assert ours.is_symlink() and ours.resolve() == theirs.resolve()
+    night(load_job(JOB, ["teachers.members.content.seed=1"]), SECOND, service, "teach")
+    assert not ours.is_symlink() and (ours / "content" / "final" / "teacher.json").exists()
+    assert {path: path.stat().st_mtime_ns for path in theirs.rglob("*")} == before
+    night(load_job(JOB), SECOND, service, "teach")
+    assert ours.is_symlink() and ours.resolve() == theirs.resolve()
 
 
 def test_the_command_line(service: Path) -> None:

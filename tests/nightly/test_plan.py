@@ -102,6 +102,13 @@ def test_a_plan_is_made_once(there: Job, tmp_path: Path) -> None:
     assert plan(there, "2026-01-08", tmp_path) == made
 
 
+def test_other_teachers_are_another_plan(there: Job, tmp_path: Path) -> None:
+    judged(tmp_path, there, "2026-01-05", "2026-01-05")
+    assert plan(there, "2026-01-06", tmp_path).teachers == "2026-01-05"
+    changed_job = there.model_copy(update={"teachers": there.teachers.model_copy(update={"folds": 3})})
+    assert plan(changed_job, "2026-01-06", tmp_path).teachers == "2026-01-06"
+
+
 def test_a_night_is_the_same_job_on_its_own_days(there: Job, tmp_path: Path) -> None:
     made = plan(there, "2026-01-06", tmp_path)
     tonight = derive(there, made, tmp_path)
@@ -113,7 +120,7 @@ def test_a_night_is_the_same_job_on_its_own_days(there: Job, tmp_path: Path) -> 
 
 def test_names_without_a_day_are_refused(there: Job, tmp_path: Path) -> None:
     (tmp_path / "log" / "all.parquet").touch()
-    with pytest.raises(UserError, match=r"all.parquet: a night reads the log by day"):
+    with pytest.raises(UserError, match=r"all.parquet: a night reads the log by day, and this path names none"):
         by_day(there)
 
 
@@ -143,3 +150,12 @@ def test_lineage_of_a_night(three_nights: tuple[Path, list], job: Job) -> None:
     }
     assert found["days"]["train"] == ["2026-01-01", "2026-01-02", "2026-01-03"] and found["start"] == "2026-01-04"
     assert found["method"] == "mean" and len(found["code"]["sha256"]) == 16
+
+
+def test_the_day_may_be_in_a_folders_name(there: Job, tmp_path: Path) -> None:
+    for day in DAYS:
+        (tmp_path / "other" / f"day={day}").mkdir(parents=True)
+        (tmp_path / "other" / f"day={day}" / "part-0.parquet").touch()
+    log = Files(paths=[str(tmp_path / "other" / "*" / "*.parquet")])
+    there = there.model_copy(update={"dataset": there.dataset.model_copy(update={"log": log})})
+    assert list(by_day(derive(there, plan(there, "2026-01-06", tmp_path), tmp_path))) == DAYS[1:6]
