@@ -1,4 +1,4 @@
-"""Starting several ranks of the same command, and being one of them."""
+"""Starting several ranks of the same command, and being one of them; `ranks.py` has what they do together."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from recdistill.errors import UserError
 from recdistill.parallel import ONE_THREAD, die_with, launched, one_thread
 
 GRACE_SECONDS = 5.0
+"""How long a follower that failed waits, before it tells why."""
 AGAIN = "run the same command again: what is finished is kept"
 
 
@@ -38,7 +39,9 @@ def start(ranks: int) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     if torch.cuda.is_available() and torch.cuda.device_count() < ranks:
-        raise UserError(f"launch.ranks: {ranks}, and this machine has {torch.cuda.device_count()} GPUs, one for each rank")
+        raise UserError(
+            f"launch.ranks: {ranks}, and this machine has {torch.cuda.device_count()} GPUs, one for each rank"
+        )
     for name, value in ONE_THREAD.items():
         os.environ.setdefault(name, value)
     logging.disable(logging.CRITICAL)  # a rank that fails has told why; how torch's launcher saw it helps nobody

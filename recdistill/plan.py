@@ -59,12 +59,13 @@ def _shapes(job: Job, schema: Schema) -> Iterator[tuple[str, Shape, int]]:
 
 
 def _account(name: str, shape: Shape, batch_size: int, world: int) -> dict[str, Any]:
-    """A model's tables with their shards, each rank's bytes, and whether they fit: `why` not, where the planner says so.
+    """A model's tables with their shards, each rank's bytes, and whether they fit; `why` not, if the planner says so.
 
     A rank holds most while it trains, or at the beginning, when the model is there as it was built, whole, beside the
     rank's shards of it; on a machine with GPUs the whole one is in the machine's own memory.
     """
-    found = {"model": name, "parameters": shape.parameters(), "whole": FLOAT * shape.parameters()}
+    whole = FLOAT * shape.parameters()
+    found = {"model": name, "parameters": shape.parameters(), "whole": whole}
     try:
         with quiet():
             placed = plan_for(DLRM(shape, torch.device("meta")), world, world, batch_size).plan["embeddings"]
@@ -81,7 +82,7 @@ def _account(name: str, shape: Shape, batch_size: int, world: int) -> dict[str, 
     state = max(sum(one.values()) - one["batch"] for one in each)
     training = max(sum(one.values()) for one in each)
     beside, room = (state, memory(world)) if device().type == "cpu" else (0, parallel.memory() // world)
-    fits = training <= memory(world) and beside + found["whole"] <= room
+    fits = training <= memory(world) and beside + whole <= room
     return {**found, "tables": tables, "bytes": each, "fits": fits}
 
 
@@ -115,7 +116,7 @@ def _ingested(job: Job, run: Path | None) -> Schema | None:
     if folder is None or not (folder / SUCCESS).exists():
         return None
     schema = read_schema(folder)
-    names = {part.name for part in (*schema.sparse, *schema.dense)}
+    names = {part.name for part in schema.sparse} | {part.name for part in schema.dense}
     if names != set(job.dataset.features):
         changed = ", ".join(sorted(names ^ set(job.dataset.features)))
         raise UserError(f"{folder}: was ingested with other features than the job has now ({changed}); ingest again")

@@ -1,8 +1,8 @@
 """Several processes that train each model together: who this one is, and what all of them do at once.
 
-torchrun starts them, or `launch.py` does for a job with `launch.ranks`. The first rank leads: it walks the stages, holds
-the run folder and writes files. The others follow: they take part in every unit of work that the leader calls. A process
-that was started alone leads nobody, and everything here costs it nothing.
+torchrun starts them, or `launch.py` does for a job with `launch.ranks`. The first rank leads: it walks the stages,
+holds the run folder and writes files. The others follow: they take part in every unit of work that the leader calls. A
+process that was started alone leads nobody, and everything here costs it nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from torch import Tensor
 from recdistill import files
 from recdistill.parallel import launched
 
-Item, Result, Value = TypeVar("Item"), TypeVar("Result"), TypeVar("Value")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 PATIENCE = timedelta(days=30)
 """How long a rank waits for another that works alone: a rank that died is not waited for, torchrun ends the job."""

@@ -135,19 +135,19 @@ def _difference(stat: dict[str, Any]) -> str:
 
 
 def plan_tables(found: dict[str, Any]) -> list[Table]:
-    """One line a model: what its fullest rank holds, in MiB; then one line a table: how it is cut, and who has its rows.
+    """One line a model: what its fullest rank holds, in MiB; then one line a table: how it is cut, who has its rows.
 
     Args:
         found: what `plan_job` returns.
     """
     models = Table(
-        title=f"{found['ranks']} ranks on {found['device']}, {found['memory'] / 2**20:,.0f} MiB each; the fullest rank:",
+        title=f"{found['ranks']} x {found['device']}, {_mib(found['memory'])} MiB each; MiB of the fullest rank:",
         caption=escape("\n".join(model["why"] for model in found["models"] if "why" in model)) or None,
         title_justify="left",
         caption_justify="left",
     )
     tables = Table(title="Tables", title_justify="left")
-    for column in ("model", "parameters", *PURPOSES, "MiB in all", "whole, at the start", "fits"):
+    for column in ("model", "parameters", *PURPOSES, "in all", "whole, at the start", "fits"):
         models.add_column(column, justify="left" if column == "model" else "right")
     for column in ("model", "table", "rows", "cut", "rows of each rank"):
         tables.add_column(column, justify="right" if "rows" in column else "left")

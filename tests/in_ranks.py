@@ -13,11 +13,11 @@ from typing import Any
 from recdistill.errors import UserError
 from recdistill.parallel import ONE_THREAD
 
-SECONDS = 120
+SECONDS = 300
 
 
 def call(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """`function(*arguments)` in `count` ranks together; what each returned (no tensors), or the `UserError` that it raised."""
+    """`function(*arguments)` in `count` ranks together: what each returned (no tensors), or its `UserError`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["recdistill.models.trainer"])
     with closing(socket.socket()) as free:

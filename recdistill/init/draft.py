@@ -35,7 +35,6 @@ class Draft:
         split: how rows are split.
         student: fits the log.
         teacher: the foundation.
-        rows: about how many rows the log has; at least the sample's.
         doubts: sentences.
         columns: profiles by column.
     """
@@ -47,7 +46,6 @@ class Draft:
     split: Split
     teacher: DlrmTeacher
     student: Student
-    rows: int
     doubts: list[str]
     columns: dict[str, Profile]
 
@@ -98,7 +96,7 @@ def draft(paths: list[str], label: str | None = None) -> Draft:
     teacher = choose_teacher(rows)
     student, small = choose_student(features, columns, teacher)
     doubts = [*_about_columns(choices, True), *doubts, *found.doubts, *said, *small, *_about_columns(choices, False)]
-    return Draft(sample, found, choices, features, split, teacher, student, rows, doubts, columns)
+    return Draft(sample, found, choices, features, split, teacher, student, doubts, columns)
 
 
 def _choices(columns: dict[str, Profile], found: Roles, time: Array | None, rows: int) -> list[Choice]:

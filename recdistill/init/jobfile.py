@@ -16,40 +16,47 @@ from recdistill.config.yaml12 import parse
 from recdistill.init.draft import Draft
 from recdistill.init.features import Choice, Kind
 
-MAX_LINES = 59
+LINES = 60
 _WIDTH, _WIDEST = 112, 1000
 """Characters of a line; a YAML key may have 1,024."""
 _FEATURE_LINES = 16
-_DOUBTS = 10
+_COMMENTS = [(10, 8), (4, 3)]
+"""How many doubts, and how many reasons for leaving columns out, are written down: fewer where lines are short."""
 _NUMBERED = re.compile(r"^(.*?)(0|[1-9]\d*)$")
 
 
 def render(draft: Draft, paths: list[str], out: Path) -> str:
-    """The text of the job file `out`; `recdistill run` takes it as it is."""
+    """The text of the job file `out`; `recdistill run` takes it as it is.
+
+    It has fewer than `LINES` lines, unless many columns have names that take a line each to spell out.
+    """
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", out.stem).lstrip("-.0123456789") or "mine"
-    lines = [
-        f"# Drafted by `recdistill init` from {draft.sample.table.num_rows:,} rows. Read it, then:",
-        "#",
-        f"#     recdistill run {out} --out runs/{name}",
-        *_doubts(draft.doubts),
-        f"name: {name}",
-        "dataset:",
-        *_log(draft, paths),
-        *_roles(draft),
-        "  features:",
-        *_features(draft),
-        *_left_out(draft.choices),
-        *_models(draft),
-    ]
+    for doubts, left_out in _COMMENTS:
+        lines = [
+            f"# Drafted by `recdistill init` from {draft.sample.table.num_rows:,} rows. Read it, then:",
+            "#",
+            f"#     recdistill run {out} --out runs/{name}",
+            *_doubts(draft.doubts, doubts),
+            f"name: {name}",
+            "dataset:",
+            *_log(draft, paths),
+            *_roles(draft),
+            "  features:",
+            *_features(draft),
+            *_left_out(draft.choices)[:left_out],
+            *_models(draft),
+        ]
+        if len(lines) < LINES:
+            break
     text = "\n".join(lines) + "\n"
     Job.model_validate(parse(text, str(out)).content)
     return text
 
 
-def _doubts(doubts: list[str]) -> list[str]:
+def _doubts(doubts: list[str], most: int) -> list[str]:
     if not doubts:
         return []
-    shown = doubts[:_DOUBTS]
+    shown = doubts[:most]
     if len(doubts) > len(shown):
         shown = [*shown[:-1], f"and {len(doubts) - len(shown) + 1} more, which init printed"]
     return ["#", "# Unsure, so look here first:", *(f"# - {_cut(sentence)}" for sentence in shown)]
@@ -178,7 +185,7 @@ def _left_out(choices: list[Choice]) -> list[str]:
     for choice in choices:
         if choice.kind is None:
             reasons.setdefault(choice.reason, []).append(choice.column)
-    return [f"    # left out: {_cut(', '.join(columns))} ({reason})" for reason, columns in list(reasons.items())[:8]]
+    return [f"    # left out: {_cut(', '.join(columns))} ({reason})" for reason, columns in reasons.items()]
 
 
 def _models(draft: Draft) -> list[str]:

@@ -28,7 +28,7 @@ from recdistill.config.models import Train
 from recdistill.errors import UserError
 
 _SPEED = {"cpu": {"intra_host_bw": 2**30 / 1000}}
-"""Bytes a millisecond from rank to rank where TorchRec's own figure, NVLink's, is not right: gloo moves 1 GiB a second."""
+"""Bytes a millisecond from rank to rank, where TorchRec's figure (NVLink's) is not right: gloo moves 1 GiB a second."""
 _by_rows: set[str] = set()
 """Tables that must be cut by rows."""
 
@@ -99,9 +99,9 @@ def plan_for(module: nn.Module, world: int, here: int, batch_size: int) -> Shard
     except PlannerError as error:
         size = sum(table.num_embeddings * (table.embedding_dim + 1) * 4 for table in tables)
         raise UserError(
-            f"{len(tables)} tables with their optimizer, {size / 2**30:.1f} GiB, do not fit into {world} ranks of "
-            f"{room / 2**30:.1f} GiB each, of which a part is kept for batches; use more ranks (launch.ranks), a lower "
-            "dim, or fewer ids (min_count, max_values, hash)"
+            f"{len(tables)} tables with their optimizer, {size / 2**30:.1f} GiB, do not fit into {world} "
+            f"rank{'s' if world > 1 else ''} of {room / 2**30:.1f} GiB each, of which a part is kept for batches; use "
+            "more ranks (launch.ranks), a lower dim, or fewer ids (min_count, max_values, hash)"
         ) from error
 
 

@@ -36,7 +36,7 @@ def click_loss(logit: Tensor, batch: Batch) -> Tensor:
 
 
 def weight_of_all(weight: Tensor) -> Tensor:
-    """What a weighted sum over this rank's rows [B] is divided by, a scalar: the mean over ranks of their weights' sums.
+    """What a weighted sum over this rank's rows [B] is divided by: the mean over ranks of their sums of weights.
 
     The mean over ranks of what is divided by it is then the weighted mean over all of their rows, and so is what
     DistributedDataParallel makes of the gradients. Every rank must call it alike.

@@ -71,7 +71,8 @@ def fit(
     `epoch_batches(generator)` yields one epoch in an order that the generator decides; `validate(module)` gives
     the validation NE. `steps_per_epoch` decides after how many batches a check is due; an epoch may turn out shorter,
     and then has fewer checks. `load_best` then fills an unsharded copy of the module. `start` is the `work` of an
-    earlier training of the same module: its last weights and optimizer state are where this one begins.
+    earlier training of the same module: its last weights and optimizer state are where this one begins. Several ranks
+    call this alike: each reads the same batches and learns from rows of its own.
 
     Raises `UserError` when a loss is not finite, before it reaches a table, and when validation NE is not.
     """
@@ -92,8 +93,8 @@ def fit(
         model.train()
         losses: list[float] = []
         for batch in stream if to_the_end else itertools.islice(stream, per_check):
-            where = f"{label}: epoch {position.epoch + 1}, batch {position.step + len(losses) + 1}"
-            losses.append(_learn(model, optimizer, own_rows(batch).to(device()), where))
+            at = f"epoch {position.epoch + 1}, batch {position.step + len(losses) + 1}"
+            losses.append(_learn(model, optimizer, own_rows(batch).to(device()), label, at))
         if not losses and position.step == 0:
             raise UserError(f"{label}: there are no rows to train on; look at the split and the teacher's `rows`")
         following = next(stream, None)
@@ -130,7 +131,9 @@ def _seed(seed: int, position: Position) -> int:
     return int(np.random.SeedSequence([seed, position.epoch, position.step, *follower]).generate_state(1)[0])
 
 
-def _learn(model: DistributedModelParallel, optimizer: torch.optim.Optimizer, batch: Batch, where: str) -> float:
+def _learn(
+    model: DistributedModelParallel, optimizer: torch.optim.Optimizer, batch: Batch, label: str, at: str
+) -> float:
     """Learns from this rank's rows of a batch, and returns the loss over the rows of all ranks.
 
     Raises `UserError` in every rank when that is not finite, before any of them learns.
@@ -139,7 +142,7 @@ def _learn(model: DistributedModelParallel, optimizer: torch.optim.Optimizer, ba
     value = ranks.mean(loss).item()
     if not math.isfinite(value):
         dlrm = next(part for part in model.module.modules() if isinstance(part, DLRM))
-        raise UserError(f"{where}: the loss is {value}, and was not learned. {find_fault(dlrm, batch)}")
+        raise UserError(f"{label}: the loss is {value} in {at}; it was not learned. {find_fault(dlrm, batch)}")
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -201,8 +204,8 @@ def _load(state: dict[str, Any], folder: Path, alone: bool = False) -> None:
             dcp.load(state, checkpoint_id=folder, no_dist=alone)
     except Exception as error:
         raise UserError(
-            f"{folder}: this checkpoint is damaged, or its tables are neither whole nor cut by rows, and no other cut can "
-            f"be undone ({str(error).splitlines()[0]}); remove {folder.parent} and train again"
+            f"{folder}: this checkpoint is damaged, or its tables are neither whole nor cut by rows, and no other cut "
+            f"can be undone ({str(error).splitlines()[0]}); remove {folder.parent} and train again"
         ) from error
 
 

@@ -178,6 +178,14 @@ def test_the_page_holds_it_all_and_fetches_nothing(found) -> None:
     assert render_comparison(copy.deepcopy(found)) == page
 
 
+def test_the_page_shows_each_pair_of_methods_both_ways_round(found) -> None:
+    page = render_comparison(found)
+    [pair] = pairs(found, "inside", run="monday", method="diverse", against="alone")
+    low, high = pair["ne"]["low"], pair["ne"]["high"]
+    assert f"{low:+.4f} to {high:+.4f}".replace("-", "\u2212") in page
+    assert f"{-high:+.4f} to {-low:+.4f}".replace("-", "\u2212") in page
+
+
 def test_the_page_of_one_run(runs) -> None:
     page = render_comparison(compare([runs["monday"]]))
     assert "One run, monday" in page and "Run against run" not in page

@@ -6,6 +6,7 @@ import pytest
 
 from recdistill.errors import UserError
 from recdistill.init.dialect import describe, has_header
+from recdistill.init.sample import take
 
 CRITEO = "\t".join(["0", *map(str, range(13)), *["68fd1e64"] * 26]) + "\n"
 
@@ -59,3 +60,11 @@ def test_nothing_to_read_is_one_sentence(tmp_path: Path, name: str, text: str | 
         (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=name):
         describe([str(tmp_path / name)])
+
+
+def test_a_header_that_is_not_utf_8_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_bytes("label,café\n1,a\n0,b\n".encode("latin1"))
+    files, _ = describe([str(path)])
+    with pytest.raises(UserError, match="not text in UTF-8"):
+        take(files)

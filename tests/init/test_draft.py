@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,9 @@ from recdistill.clicklog.schema import Dataset
 from recdistill.config.base import expand
 from recdistill.config.load import load_job
 from recdistill.errors import UserError
-from recdistill.init import draft as drafts
 from recdistill.init.draft import draft
-from recdistill.init.jobfile import MAX_LINES, _ranges, render
+from recdistill.init.jobfile import LINES, _ranges, render
+from recdistill.init.sample import ROWS
 from recdistill.models.shape import shape_of
 from recdistill.models.size import solve
 
@@ -34,7 +36,7 @@ def through(tmp_path: Path) -> Callable[..., tuple[Dataset, str]]:
         given = [str(path) for path in paths]
         text = render(draft(given, label), given, tmp_path / "job.yaml")
         (tmp_path / "job.yaml").write_text(text)
-        assert len(text.splitlines()) <= MAX_LINES
+        assert len(text.splitlines()) < LINES
         job = load_job(tmp_path / "job.yaml")
         dataset = ingest(job.dataset, tmp_path / "dataset")
         foundation = job.teachers.members["foundation"]
@@ -104,7 +106,7 @@ def test_a_thousand_columns_fit_on_a_page(log: Log, tmp_path: Path) -> None:
     names = [*(f"f{number}" for number in range(700)), *(f"{word}_of_some_length" for word in words)]
     path = str(log(**{name: rng.integers(0, 3, 600) for name in names}))
     text = render(draft([path]), [path], tmp_path / "job.yaml")
-    assert len(text.splitlines()) <= MAX_LINES and "f0..f699" in text
+    assert len(text.splitlines()) < LINES and "f0..f699" in text
 
 
 def test_many_files_are_named_by_one_glob(log: Log, through: Through, tmp_path: Path) -> None:
@@ -120,6 +122,23 @@ def test_doubts_stand_in_the_job(log: Log, through: Through) -> None:
     found = draft([str(path)])
     assert found.doubts and all(f"# - {doubt}" in text for doubt in found.doubts)
     assert "# left out: session_size (known only afterwards)" in text
+
+
+def test_comments_make_room_for_features(log: Log, tmp_path: Path) -> None:
+    odd = {f"odd name {letter}": rng.integers(0, 5, 600) for letter in "abcdefghijklmnopqrst"}
+    doubtful = {
+        "weight": 1.0,
+        "x": rng.integers(100, 999, 600),
+        "y_count_or_id": rng.poisson(3, 600) * rng.poisson(2, 600),
+        "a_revenue": rng.random(600),
+        "click": np.where(rng.random(600) < 0.97, 1, 0),
+    }
+    useless = {"same": 1, "none": None, "uuid": [f"{n:032x}" for n in range(600)], "started": 1_767_225_600_000}
+    path = str(log(**odd, **doubtful, **useless))
+    found = draft([path])
+    text = render(found, [path], tmp_path / "job.yaml")
+    assert len(text.splitlines()) < LINES and text.count("odd name") == len(odd)
+    assert "more, which init printed" in text and len(found.doubts) > 4
 
 
 @pytest.mark.parametrize(
@@ -197,4 +216,16 @@ def test_large_real_logs_are_understood(real: Callable[[str], list[str]], tmp_pa
 
 
 def test_the_sample_is_bounded(real: Callable[[str], list[str]]) -> None:
-    assert draft(real("movielens-1m")).sample.table.num_rows <= 1.1 * drafts.take.__globals__["ROWS"]
+    for name in ("movielens-1m", "globo"):
+        assert draft(real(name)).sample.table.num_rows <= 1.01 * ROWS
+
+
+def test_a_history_does_not_take_the_labels_name(log: Log, through: Through) -> None:
+    dataset, _ = through(log(drop=("label",), clicked=rng.integers(0, 2, 600)))
+    assert kinds(dataset)["clicked_before"] == "history"
+
+
+def test_looking_at_a_log_does_not_import_torch() -> None:
+    code = "import sys, recdistill.init.draft, recdistill.init.jobfile, recdistill.evaluate.compare_page; "
+    code += "assert not {'torch', 'sklearn', 'duckdb'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -96,6 +96,11 @@ def test_a_session_id_that_looks_like_a_time_is_none(look: Look) -> None:
     assert found.roles.time is None
 
 
+def test_large_numbers_without_a_name_for_time_are_no_seconds(look: Look) -> None:
+    found = look(drop=("timestamp",), advertiser=1_700_000_000 + rng.integers(0, 50, 600))
+    assert found.roles.time is None and "advertiser" in found.features
+
+
 def test_of_two_clocks_the_finer_is_the_time(look: Look) -> None:
     found = look(session_start=(1_767_225_600 + np.arange(600) // 60 * 3600) * 1000)
     assert found.roles.time is not None and found.roles.time.column == "timestamp"

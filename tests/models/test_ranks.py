@@ -164,7 +164,7 @@ def test_every_rank_stops_at_a_loss_that_is_no_number(dataset: Dataset, shape: S
     assert [type(error) for error in found] == [UserError, UserError] and str(found[0]) == str(found[1])
     row = int(first.example_id[400])
     assert str(found[0]) == (
-        "train tiny: epoch 1, batch 1: the loss is nan, and was not learned. Not finite: 'price' on the rows with "
+        "train tiny: the loss is nan in epoch 1, batch 1; it was not learned. Not finite: 'price' on the rows with "
         f"example_id {row}. Correct or leave out these rows"
     )
     assert not work.exists()

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
+from recdistill import parallel
 from recdistill.config.models import Train
+from recdistill.errors import UserError
+from recdistill.models import sharding
 from recdistill.models.dlrm import DLRM
 from recdistill.models.shape import Shape
-from recdistill.models.sharding import plan, quiet, shard
+from recdistill.models.sharding import cut_by_rows, plan_for, quiet, shard
 from recdistill.models.task import ClickModel
+
+SIZES = {"user": 80, "item": 40, "tags": 12}
 
 
 class Beside(nn.Module):
@@ -57,9 +64,40 @@ def test_the_optimizers_have_what_is_trained_and_nothing_else(make_shape: Callab
 
 def test_tables_are_kept_whole_or_cut_into_rows_only(make_shape: Callable[..., Shape]) -> None:
     """Other ways to cut a table change row-wise Adagrad's arithmetic."""
+    found = set()
+    for world in (1, 2, 3, 40):
+        tables = planned(make_shape(), world)
+        assert tables.keys() == {"user", "item", "tags"}
+        for name, table in tables.items():
+            found.add((world, table.sharding_type))
+            assert table.sharding_type in ("table_wise", "row_wise") and table.compute_kernel == "fused"
+            shards = [shard.shard_sizes for shard in table.sharding_spec.shards]
+            assert sum(rows for rows, _ in shards) == SIZES[name] and all(rows and dim == 8 for rows, dim in shards)
+    assert {kind for world, kind in found if world == 1} == {"table_wise"}
+    assert len({kind for world, kind in found if world == 2}) == 2
+
+
+def test_tables_are_cut_by_rows_where_it_is_asked(
+    make_shape: Callable[..., Shape], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharding, "_by_rows", set())
+    cut_by_rows(["user", "tags"])
+    # Of twelve rows six ranks have two each, and two ranks none: such a table stays whole.
+    for world, kind in ((2, "row_wise"), (4, "row_wise"), (8, "table_wise")):
+        tables = planned(make_shape(), world)
+        assert (tables["user"].sharding_type, tables["tags"].sharding_type) == ("row_wise", kind)
+
+
+def test_tables_that_do_not_fit_are_refused(make_shape: Callable[..., Shape], monkeypatch: pytest.MonkeyPatch) -> None:
+    big = [table.model_copy(update={"rows": 10**9}) for table in make_shape().tables]
+    shape = make_shape().model_copy(update={"tables": big})
+    monkeypatch.setattr(parallel, "memory", lambda: 80 * 2**30)
+    with pytest.raises(UserError, match="3 tables with their optimizer, 100.6 GiB, do not fit into 2 ranks of 40.0"):
+        planned(shape, 2)
+    monkeypatch.setattr(parallel, "memory", lambda: 160 * 2**30)
+    assert planned(shape, 2)
+
+
+def planned(shape: Shape, world: int) -> dict[str, Any]:
     with quiet():
-        placed = plan(ClickModel(DLRM(make_shape())))
-    tables = placed.plan["model.embeddings"]
-    assert tables.keys() == {"user", "item", "tags"}
-    for table in tables.values():
-        assert table.sharding_type in ("table_wise", "row_wise") and table.compute_kernel == "fused"
+        return plan_for(DLRM(shape, torch.device("meta")), world, world, 1024).plan["embeddings"]
