@@ -155,7 +155,8 @@ def sleep_or_fail(folder: str, how: str) -> None:
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, -15), (signal.SIGINT, 130)])
 def test_workers_end_with_their_parent(tmp_path: Path, sent: signal.Signals, code: int) -> None:
     script = (
-        "import signal, sys; from recdistill.parallel import map_units; from tests.test_parallel import sleep_and_tell\n"
+        "import signal, sys; from recdistill.parallel import map_units\n"
+        "from tests.test_parallel import sleep_and_tell\n"
         # A shell starts what runs in its background with interrupts ignored, and children inherit that.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "try: map_units(sleep_and_tell, [(n, (sys.argv[1], n)) for n in 'ab'], 2)\n"
