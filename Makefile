@@ -64,7 +64,7 @@ service-check: $(SERVICE_INSTALLED)
 # A local version (+cpu) is a build of the same release, and the same line must hold for every build.
 lock:
 	$(call venv,.venv-lock)
-	.venv-lock/bin/python -m pip install --quiet -r $(REQUIREMENTS) -e '.[dev,dagster]'
+	.venv-lock/bin/python -m pip install --quiet -r $(REQUIREMENTS) -e '.[dev,dagster,ray]'
 	{ echo '# Every dependency, direct and indirect: pip install -c requirements.lock. Made by `make lock`.'; \
 	  .venv-lock/bin/python -m pip list --format=freeze --exclude-editable --exclude pip | sed 's/+.*//'; \
 	} > requirements.lock

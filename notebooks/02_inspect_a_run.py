@@ -69,3 +69,9 @@ analysis.training_curves(run)
 
 # %%
 run.passes()
+
+# %% [markdown]
+# ## What fewer teacher passes would cost (`teachers.route.curve` in the job)
+
+# %%
+analysis.trade_off(run)

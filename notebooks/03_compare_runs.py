@@ -43,12 +43,6 @@ analysis.recovered_by_run(runs)
 analysis.nights(runs)
 
 # %% [markdown]
-# ## What fewer teacher passes cost
-
-# %%
-analysis.trade_off(runs)
-
-# %% [markdown]
 # ## Paired tests
 # Runs that were judged on the same rows are tested against the first one, method by method. Plus is better, in NE too.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -11,13 +10,13 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from recdistill import __version__, cli_nightly, cli_people, launch
 from recdistill.config.load import load_job
-from recdistill.errors import UserError
+from recdistill.errors import UserError, sentence_of
 from recdistill.files import read_json
 from recdistill.progress import on_stderr
 from recdistill.runs import Run
@@ -56,16 +55,16 @@ def main() -> None:
         _complain(str(error))
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        said = sentence_of(error)
+        if said is None:
             _crashed(error)
-        where = f" at {error.filename}" if error.filename else ""
-        _complain(f"the disk is full{where}; free some space, then run the same command again: what is done is kept")
+        _complain(said)
         sys.exit(2)
     except Exception as error:
         _crashed(error)
 
 
-def _crashed(error: Exception) -> None:
+def _crashed(error: Exception) -> NoReturn:
     """One sentence on standard error; the traceback goes to the run's log, or to a file of its own."""
     path = getattr(error, "log_file", None)
     if path is None:
@@ -195,7 +194,7 @@ def plan(
 @app.command(epilog="Example: recdistill score runs/demo/student new-log.parquet --out scores.parquet")
 def score(
     student: Annotated[Path, typer.Argument(metavar="STUDENT", help="An exported student's folder.")],
-    logs: Annotated[list[Path], typer.Argument(metavar="LOG...", help="Click log files, as the job's were.")],
+    logs: Annotated[list[str], typer.Argument(metavar="LOG...", help="Click log files, as the job's were.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.parquet", help="Where probabilities go.")],
     quiet: Quiet = False,
 ) -> None:

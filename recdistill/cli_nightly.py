@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 
 from recdistill import launch
 from recdistill.config.load import load_job
+from recdistill.errors import UserError
 from recdistill.progress import on_stderr
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def nightly(
     as_json: AsJson = False,
 ) -> None:
     """Runs a day's night, and promotes its student if it passes every gate."""
+    _check(days)
     job = load_job(job_file, overrides or [])
     if launch.must_start(job):
         raise typer.Exit(launch.start(job.launch.ranks))
@@ -67,6 +70,21 @@ def nightly(
         raise typer.Exit(BLOCKED)
 
 
+def _check(days: list[str]) -> None:
+    for day in days:
+        try:
+            known = date.fromisoformat(day).isoformat() == day
+        except ValueError:
+            known = False
+        if not known:
+            raise UserError(f"--day {day}: expected a day as the log writes it, YYYY-MM-DD, such as 2026-01-05")
+
+
+def _there(service: Path) -> None:
+    if not service.is_dir():
+        raise UserError(f"{service}: no service is here; `recdistill nightly JOB.yaml --out {service}` begins one")
+
+
 def promote(
     service: Service,
     day: Annotated[str, typer.Option("--day", metavar="YYYY-MM-DD", help="The night whose student is to serve.")],
@@ -78,6 +96,8 @@ def promote(
     """Makes a finished night's student the champion, if it passes every gate."""
     from recdistill.nightly.registry import promote as promote_night
 
+    _check([day])
+    _there(service)
     verdict = promote_night(service, day, force)
     if as_json:
         _print(asdict(verdict))
@@ -94,6 +114,7 @@ def rollback(
     """Puts the champion before this one in its place."""
     from recdistill.nightly.registry import rollback as roll_back
 
+    _there(service)
     champion = roll_back(service, why)
     typer.echo(f"champion: {champion['day']}, {service / champion['model']}")
 
@@ -102,6 +123,7 @@ def registry(service: Service, as_json: AsJson = False) -> None:
     """Tells which student serves, and every promotion, block and rollback before it."""
     from recdistill.nightly.registry import registry as read
 
+    _there(service)
     known = read(service)
     if as_json:
         _print(known)

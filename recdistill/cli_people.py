@@ -1,4 +1,4 @@
-"""The commands for people who begin, and for people who look back: `init` and `compare`."""
+"""The commands for people who begin, and for people who look back: `init`, `compare` and `track`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog="Examples: recdistill compare runs/monday runs/tuesday\n\nrecdistill compare runs/* --html nights.html"
     )(compare)
+    app.command(
+        epilog="Examples: recdistill track runs/demo --to sqlite:///runs/mlflow.db"
+        "\n\nMLFLOW_TRACKING_URI=http://tracking:5000 recdistill track runs/service/nights/*"
+    )(track)
 
 
 def init(
@@ -78,3 +82,14 @@ def compare(
         typer.echo(f"{pair['run']} and {pair['against']}: {pair['reason']}.")
     if html is not None:
         typer.echo(f"page: {html}")
+
+
+def track(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.", show_default=False)],
+    to: Annotated[str, typer.Option(metavar="URI", envvar="MLFLOW_TRACKING_URI", help="The server or database.")],
+) -> None:
+    """Sends settings, numbers with intervals and the page of finished runs to MLflow; never a model, never twice."""
+    from recdistill.track import track as send
+
+    for run in runs:
+        typer.echo(f"{run}: {'tracked' if send(run, to) else 'is there already'}")

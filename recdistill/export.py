@@ -9,8 +9,10 @@ student/check.parquet        rows and the logits it gave for them when it was ex
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,17 +23,18 @@ from recdistill.clicklog.batches import Block
 from recdistill.clicklog.encode import encode_log, raw_log
 from recdistill.clicklog.schema import Dataset, Schema, read_schema
 from recdistill.errors import UserError
-from recdistill.files import atomic
+from recdistill.files import atomic, file_sha256
 from recdistill.models.dlrm import DLRM
 from recdistill.models.frozen import load_model
 from recdistill.models.sharding import device
 from recdistill.progress import Progress, silent
+from recdistill.remote import Remote
 
 CHECK_ROWS = 256
 TOLERANCE = 1e-4
 """Logits of the check may differ by this much: other processors add in another order."""
 BATCH = 8192
-EXPECTED = "expected_logit"
+EXPECTED, FILES = "expected_logit", b"files"
 
 
 def export_student(trained: Path, dataset: Dataset, out: Path) -> None:
@@ -45,8 +48,9 @@ def export_student(trained: Path, dataset: Dataset, out: Path) -> None:
     table = pq.ParquetFile(dataset.parts("test")[0].path).read_row_group(0).slice(0, CHECK_ROWS)
     table = table.select(["example_id", *model.shape.features])
     logit = _logits(model, table, dataset.schema)
+    check = table.append_column(EXPECTED, pa.array(logit.numpy(), pa.float32()))
     with atomic(out / "check.parquet") as partial:
-        pq.write_table(table.append_column(EXPECTED, pa.array(logit.numpy(), pa.float32())), partial)
+        pq.write_table(check.replace_schema_metadata({FILES: json.dumps(_digests(out))}), partial)
     open_student(out)
 
 
@@ -55,16 +59,25 @@ def open_student(folder: Path) -> tuple[DLRM, Schema]:
 
     Raises `UserError` when it does not give the logits that it gave when it was exported.
     """
+    if not (folder / "model.json").exists():
+        inside = folder / "student"
+        meant = f"did you mean {inside}?" if inside.exists() else "expected one such as runs/demo/student"
+        raise UserError(f"{folder}: is no exported student, for it has no model.json: {meant}")
     model, schema = load_model(folder), read_schema(folder)
     path = folder / "check.parquet"
     if not path.exists():
         raise UserError(f"{path}: not there; a student's folder holds it, so copy the whole folder")
     try:
-        table = pq.read_table(path, columns=["example_id", *model.shape.features, EXPECTED])
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{path}: damaged ({error}); copy the student's folder again, or export again") from None
-    expected = torch.from_numpy(table[EXPECTED].to_numpy().copy())
-    worst = float((_logits(model, table.drop_columns(EXPECTED), schema) - expected).abs().max())
+        table = pq.read_table(path, partitioning=None)
+        same = json.loads((table.schema.metadata or {}).get(FILES, b"0")) == _digests(folder)
+        expected = torch.from_numpy(table[EXPECTED].to_numpy().copy())
+        worst = float((_logits(model, table, schema) - expected).abs().max())
+    except Exception as error:  # whatever a file that is none of ours leads to
+        raise UserError(
+            f"{path}: damaged, or not of this student ({error}); copy the whole folder again, or export again"
+        ) from None
+    if not same:
+        raise UserError(f"{folder}: its schema or a vocabulary is not the one that it was exported with; export again")
     if not worst <= TOLERANCE:
         raise UserError(
             f"{folder}: the student's logits differ by up to {worst:.2g} from those of its export (check.parquet); "
@@ -73,7 +86,7 @@ def open_student(folder: Path) -> tuple[DLRM, Schema]:
     return model.to(device()), schema
 
 
-def score(student: Path, logs: list[Path], out: Path, progress: Progress = silent) -> None:
+def score(student: Path, logs: Sequence[str | Path | Remote], out: Path, progress: Progress = silent) -> None:
     """Writes `example_id` and `probability` (float32) of each row of a raw log to the Parquet file `out`.
 
     Probabilities speak about true traffic: where negatives were sampled with keep-rate w, the sampled log's odds are
@@ -95,6 +108,12 @@ def score(student: Path, logs: list[Path], out: Path, progress: Progress = silen
             done += table.num_rows
             progress.update("score", done, done + 1, f"{done:,} rows")
     progress.update("score", done, done)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Checksums of what ids are made with: without these files' own ids, logits say nothing."""
+    files = [folder / "schema.json", *sorted((folder / "vocabulary").glob("*"))]
+    return {path.name: file_sha256(path) for path in files}
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from recdistill.errors import UserError
+from recdistill.errors import GO_ON, UserError, sentence_of
 from recdistill.progress import Progress, Relay, installed, silent
 
 Result = TypeVar("Result")
@@ -91,11 +91,18 @@ def _here(function: Callable[..., Result], units: Sequence[Unit], progress: Prog
         with installed(progress), one_thread():
             try:
                 result = function(*args)
-            except UserError as error:
-                raise UserError(f"{name}: {error}") from error
             except Exception as error:
+                if said := _told(error):
+                    raise UserError(f"{name}: {said}") from error
                 raise UnitError(f"{name} failed: {type(error).__name__}: {error}") from error
         yield index, result
+
+
+def _told(error: Exception) -> str | None:
+    """The sentence for people, where the error is not a fault of recdistill's."""
+    if isinstance(error, OSError):
+        return sentence_of(error)
+    return str(error) if isinstance(error, UserError) else None
 
 
 def memory() -> int:
@@ -216,7 +223,7 @@ def _died(code: int) -> str:
         why = f"crashed ({signal.Signals(-code).name}); run `recdistill doctor` to check the installation"
     else:
         why = f"ended early with exit code {code}; run `recdistill doctor` to check the installation"
-    return f"its worker process {why}, then run the same command again: what is finished is kept"
+    return f"its worker process {why}, {GO_ON}"
 
 
 _BOOT = """
@@ -251,9 +258,9 @@ def _answer(function: bytes, args: bytes) -> tuple[str, Any]:
     """The result is pickled here, where one that cannot be is an error of the unit's."""
     try:
         return "result", pickle.dumps(pickle.loads(function)(*pickle.loads(args)))
-    except UserError as error:
-        return "user error", str(error)
     except Exception as error:
+        if said := _told(error):
+            return "user error", said
         return "error", f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
 
 

@@ -20,10 +20,12 @@ from typing import Any
 from recdistill import __version__
 from recdistill.config import Job
 from recdistill.config.load import dump_job
+from recdistill.config.yaml12 import parse
 from recdistill.errors import UserError
-from recdistill.files import done, fingerprint, once, read_json, write_json, write_text
+from recdistill.files import done, fingerprint, once, read_json, sweep, write_json, write_text
 from recdistill.parallel import launched, map_units
 from recdistill.progress import Progress, installed, silent
+from recdistill.store import Store, published
 
 FORMAT = 1
 """Raised when a stage's code writes something else from the same inputs, so that old results are not taken for new."""
@@ -41,6 +43,8 @@ class Unit:
     name: str
     inputs: dict[str, Any]
     args: tuple[Any, ...]
+    also: tuple[str, ...] = ()
+    """Other folders of the stage that it makes on the way, each finished like its own."""
 
 
 class Run:
@@ -54,16 +58,21 @@ class Run:
         self.folder = Path(folder)
         self.job = job
         self.progress = progress
+        self._store = Store(job.store, self.folder / "stages") if job.store else None
         self._stack = ExitStack()
 
     def __enter__(self) -> Run:
         with ExitStack() as stack:
             _claim(self.folder)
             stack.enter_context(_locked(self.folder / "lock"))
+            _same_job(self.folder, self.job.name)
             stack.enter_context(_logged(self.log_file))
             stack.enter_context(installed(self.progress))
+            sweep(self.folder / "stages")
             write_text(self.folder / "config.yaml", dump_job(self.job))
             log.info("recdistill %s, job %s, process %d", __version__, self.job.name, os.getpid())
+            if self._store:
+                self._store.open()
             self._stack = stack.pop_all()
         return self
 
@@ -92,18 +101,22 @@ class Run:
         """
         folder = self.stage_folder(name)
         mark = fingerprint({"format": FORMAT, "stage": name, "inputs": inputs})
-        if done(folder, mark):
-            self._say(f"{name}: up to date")
-            return folder
-        self._say(f"{name}{_why(folder, inputs)}")
 
         def timed(work: Path) -> None:
             write_json(work / INPUTS, inputs)
             with self._timing(name, mark):
                 make(work)
 
-        once(folder, mark, timed)
-        log.info("%s: done after %.1f s of work", name, self.timings()[name])
+        if done(folder, mark):
+            self._say(f"{name}: up to date")
+        elif self._store and self._store.fetch(folder, mark):
+            self._say(f"{name}: from {self._store.url}")
+        else:
+            self._say(f"{name}{_why(folder, inputs)}")
+            once(folder, mark, timed)
+            log.info("%s: done after %.1f s of work", name, self.timings()[name])
+        if self._store:
+            self._store.publish(folder, mark)
         return folder
 
     def units(self, name: str, function: Callable[..., None], units: list[Unit]) -> Path:
@@ -126,7 +139,11 @@ class Run:
         marks = {
             u.name: fingerprint({"format": FORMAT, "stage": name, "unit": u.name, "inputs": u.inputs}) for u in units
         }
-        missing = [unit for unit in units if not done(folder / unit.name, marks[unit.name])]
+        missing = [
+            unit for unit in units if not all(done(folder / name, marks[unit.name]) for name in (*unit.also, unit.name))
+        ]
+        if self._store:
+            missing = self._not_shared(self._store, name, units, missing, marks)
         if not missing:
             self._say(f"{name}: up to date")
             return folder
@@ -137,10 +154,25 @@ class Run:
             from recdistill.ranks import together
 
             function, workers = partial(together, function), 1
+        if self._store:
+            function = partial(published, self._store, function)
         with self._timing(name, fingerprint(marks)):
             map_units(function, calls, workers, self.progress, name)
         log.info("%s: done after %.1f s of work", name, self.timings()[name])
         return folder
+
+    def _not_shared(
+        self, store: Store, name: str, units: list[Unit], missing: list[Unit], marks: dict[str, str]
+    ) -> list[Unit]:
+        """Publishes the units that are done and fetches those that others did; gives those that nobody did."""
+        folder = self.stage_folder(name)
+        for unit in units:
+            if unit not in missing:
+                store.publish(folder / unit.name, marks[unit.name])
+        left = [unit for unit in missing if not store.fetch(folder / unit.name, marks[unit.name])]
+        if len(left) < len(missing):
+            self._say(f"{name}: {len(missing) - len(left)} of {len(units)} from {store.url}")
+        return left
 
     def timings(self) -> dict[str, float]:
         """Seconds of work behind each stage's present results, interrupted attempts included."""
@@ -148,7 +180,11 @@ class Run:
 
     def _clock(self) -> dict[str, Any]:
         path = self.folder / "timings.json"
-        return dict(read_json(path)) if path.exists() else {}
+        found = read_json(path) if path.exists() else {}
+        try:
+            return {name: {"inputs": at["inputs"], "seconds": float(at["seconds"])} for name, at in found.items()}
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise UserError(f"{path}: damaged; remove it, then times begin anew") from None
 
     @contextmanager
     def _timing(self, name: str, mark: str) -> Iterator[None]:
@@ -166,14 +202,20 @@ class Run:
                 with suppress(OSError):  # a full disk is the stage's to report
                     put_down()
 
+        def end() -> None:
+            ended.set()
+            thread.join()
+            put_down()
+
         thread = threading.Thread(target=beat, name="timings", daemon=True)
         thread.start()
         try:
             yield
-        finally:
-            ended.set()
-            thread.join()
-            put_down()
+        except BaseException:
+            with suppress(OSError):  # what ended the stage is told, and not that its time cannot be put down
+                end()
+            raise
+        end()
 
     def _say(self, text: str) -> None:
         log.info(text)
@@ -217,6 +259,19 @@ def _claim(folder: Path) -> None:
         )
 
 
+def _same_job(folder: Path, name: str) -> None:
+    """Refuses the folder of a job with another name, whose results would be replaced."""
+    path = folder / "config.yaml"
+    try:
+        before = parse(path.read_text(encoding="utf-8"), str(path)).content["name"]
+    except (OSError, UnicodeDecodeError, UserError, TypeError, KeyError):
+        return  # none yet, or nothing that a run could have been made from
+    if before != name:
+        raise UserError(
+            f"{folder}: holds a run of the job {before!r}, and this one is {name!r}; name another with --out"
+        )
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Holds the lock; the system releases it when this process ends, however it ends."""
@@ -238,7 +293,7 @@ def _locked(path: Path) -> Iterator[None]:
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
     """Sends what Python's logging and warnings say to a file, ours from INFO, everybody's from WARNING."""
-    handler = logging.FileHandler(path, encoding="utf-8", delay=False)
+    handler = _LogFile(path, encoding="utf-8", delay=False)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, ours = logging.getLogger(), logging.getLogger("recdistill")
     level, propagated = ours.level, ours.propagate
@@ -256,4 +311,12 @@ def _logged(path: Path) -> Iterator[None]:
         ours.propagate = propagated
         ours.removeHandler(handler)
         root.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):
+            handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A full disk is told by what cannot go on without it, and not by the log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass

@@ -1,6 +1,6 @@
 """The whole way through, in order. Read this file first: it calls every room.
 
-    simulate -> ingest -> teach -> cache (-> recombine -> label) -> distill -> evaluate -> export
+    simulate -> ingest -> teach (-> recombine -> route) -> cache (-> label) -> distill -> evaluate -> export
 
 Each stage reads what the stages before it wrote into the run folder, and is skipped when it was done from the same
 inputs. The command line, the orchestrator and a notebook all call `run_job`.
@@ -9,7 +9,8 @@ inputs. The command line, the orchestrator and a notebook all call `run_job`.
 from __future__ import annotations
 
 import glob
-from functools import cached_property
+import shutil
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,20 @@ from recdistill.config import Job
 from recdistill.config.dataset import Files
 from recdistill.config.job import Distill, Method
 from recdistill.config.models import DlrmTeacher, FileTeacher
+from recdistill.distill.router import Askable, route
 from recdistill.distill.train import Materials
 from recdistill.distill.work import best_of, candidates, distill_unit
 from recdistill.evaluate.page import render
 from recdistill.evaluate.report import Scored, evaluate
 from recdistill.export import export_student
-from recdistill.files import file_sha256, read_json, write_json, write_text
+from recdistill.files import CHECKPOINTS, SUCCESS, file_sha256, read_json, write_json, write_text
 from recdistill.models.shape import Shape, shape_of
 from recdistill.models.size import solve
 from recdistill.progress import Progress
 from recdistill.runs import Run, Unit
-from recdistill.teachers.shards import TeacherCache, write_test_logits
+from recdistill.spread import engine, machines
+from recdistill.teachers.routes import Routed
+from recdistill.teachers.shards import CONTRACT, TeacherCache, write_test_logits
 from recdistill.teachers.shelf import Shelf
 from recdistill.teachers.versions import FINAL, Version, chains, versions
 from recdistill.teachers.work import cache_teacher, domain_of, earlier_version, label_rows, parameters_of, teach_chain
@@ -66,8 +70,10 @@ class Stages:
         teachers = self.teach()
         if upto == "teach":
             return teachers
+        self.unlabelled = self.recombine()
+        self.routes = self.route()
         self.caches = self.cache()
-        self.recombined = self.recombine()
+        self.labels = self.label()
         if upto == "cache":
             return self.run.stage_folder("cache")
         students = self.distill()
@@ -110,7 +116,7 @@ class Stages:
             inputs["like"] = like.fingerprint
 
         def make(work: Path) -> None:
-            ingest(spec, work, self.progress, like)
+            ingest(spec, work, self.progress, like, engine(self.job))
 
         return Dataset(self.run.stage("ingest", inputs, make))
 
@@ -119,6 +125,7 @@ class Stages:
         return [version.within(domain) for version in versions(self.job.teachers, self.dataset)]
 
     def teach(self) -> Path:
+        self.fitting()  # a size that cannot be is told before teachers are trained, not after
         units = []
         for name in self.members:
             member = self.job.teachers.members[name]
@@ -133,15 +140,71 @@ class Stages:
                 if self.earlier and (begin := earlier_version(self.earlier[0] / name, chain[0].name)):
                     inputs["earlier"] = read_json(begin / "teacher.json")["fingerprint"]
                 args = (member, name, self.dataset.root, chain, self.earlier)
-                units.append(Unit(f"{name}/{chain[-1].name}", inputs, args))
-        return self.run.units("teach", teach_chain, units)
+                *also, last = (f"{name}/{version.name}" for version in chain)
+                units.append(Unit(last, inputs, args, tuple(also)))
+        folder = self.run.units("teach", teach_chain, units)
+        for left in folder.glob(f"*/*/{CHECKPOINTS}"):  # a kill left them
+            shutil.rmtree(left)
+        return folder
+
+    def recombine(self) -> Dataset | None:
+        """Rows that nobody was shown."""
+        settings = self.job.distill.recombine
+        if settings is None:
+            return None
+        inputs = {"dataset": self.dataset.fingerprint, "recombine": settings.model_dump(mode="json")}
+
+        def make(work: Path) -> None:
+            recombine(self.dataset, settings, work, self.progress)
+
+        return Dataset(self.run.stage("recombine", inputs, make))
+
+    def route(self) -> dict[str, Path] | None:
+        """Who is worth asking about which rows: a folder for each split that is routed."""
+        if self.job.teachers.route is None:
+            return None
+        teachers, settings = self.run.stage_folder("teach"), candidates("diverse", self.job.distill)[0]
+        asked = [Askable(name, self.versions(name)[-1]) for name in self._askable]
+        inputs = {
+            "dataset": self.dataset.fingerprint,
+            "recombined": self.unlabelled.fingerprint if self.unlabelled else None,
+            "teachers": [
+                [one.name, repr(one.final), read_json(teachers / one.name / FINAL / "teacher.json")["fingerprint"]]
+                for one in asked
+            ],
+            "shape": self.student.model_dump(),
+            "train": settings.train.model_dump(mode="json"),
+            "seed": settings.tune.seed,
+        }
+        more = self.unlabelled.root if self.unlabelled else None
+        args = (asked, teachers, self.dataset.root, more, self.shelf, self.student, settings.train, settings.tune.seed)
+        folder = self.run.units("route", route, [Unit("routes", inputs, args)]) / "routes"
+        return {"train": folder / "train", **({"unlabelled": folder / "unlabelled"} if more else {})}
+
+    @property
+    def _askable(self) -> list[str]:
+        return [name for name in self.members if not isinstance(self.job.teachers.members[name], FileTeacher)]
+
+    @property
+    def _routed(self) -> Routed | None:
+        """Who is asked, where it is not everybody about everything."""
+        settings = self.job.teachers.route
+        if settings is None or self.routes is None or settings.keep == 1:
+            return None
+        return Routed(self.routes, settings.keep)
+
+    def _routed_by(self) -> dict[str, Any]:
+        """What an answer depends on because of the router."""
+        if (routed := self._routed) is None:
+            return {}
+        return {"routed": [routed.keep, file_sha256(self.run.stage_folder("route") / "routes" / SUCCESS)]}
 
     def cache(self) -> list[TeacherCache]:
         teachers = self.run.stage_folder("teach")
         units = []
         for name in self.members:
             member = self.job.teachers.members[name]
-            inputs: dict[str, Any] = {"dataset": self.dataset.fingerprint}
+            inputs: dict[str, Any] = {"dataset": self.dataset.fingerprint, "contract": CONTRACT}
             everyone = self.versions(name)
             if isinstance(member, FileTeacher):
                 inputs["teacher"] = member.model_dump(mode="json")
@@ -154,33 +217,41 @@ class Stages:
                     ]
                     for version in everyone
                 }
-            units.append(Unit(name, inputs, (member, name, teachers, self.dataset.root, everyone, self.shelf)))
-        folder = self.run.units("cache", cache_teacher, units)
+                inputs |= self._routed_by()
+            args = (member, name, teachers, self.dataset.root, everyone, self.shelf, self._routed)
+            units.append(Unit(name, inputs, args))
+        folder = self.run.units("cache", partial(cache_teacher, spread=machines(self.job)), units)
         return [TeacherCache(folder / name, self.dataset) for name in self.members]
 
-    def recombine(self) -> tuple[Dataset, list[TeacherCache]] | None:
-        """Rows that nobody was shown, and what the teachers that can be asked say about them."""
-        settings = self.job.distill.recombine
-        if settings is None:
-            return None
-        inputs = {"dataset": self.dataset.fingerprint, "recombine": settings.model_dump(mode="json")}
-
-        def make(work: Path) -> None:
-            recombine(self.dataset, settings, work, self.progress)
-
-        made = Dataset(self.run.stage("recombine", inputs, make))
-        teachers = self.run.stage_folder("teach")
+    def label(self) -> list[TeacherCache]:
+        """What the teachers that can be asked say about recombined rows."""
+        made, teachers = self.unlabelled, self.run.stage_folder("teach")
+        if made is None:
+            return []
         asked = [cache for cache in self.caches if FINAL in cache.manifest.versions]
         units = [
             Unit(
                 cache.name,
-                {"recombined": made.fingerprint, "teacher": cache.manifest.versions[FINAL].model_dump()},
-                (cache.name, teachers, self.dataset.root, made.root, self.versions(cache.name)[-1], self.shelf),
+                {
+                    "recombined": made.fingerprint,
+                    "teacher": cache.manifest.versions[FINAL].model_dump(),
+                    "contract": CONTRACT,
+                    **self._routed_by(),
+                },
+                (
+                    cache.name,
+                    teachers,
+                    self.dataset.root,
+                    made.root,
+                    self.versions(cache.name)[-1],
+                    self.shelf,
+                    self._routed,
+                ),
             )
             for cache in asked
         ]
-        folder = self.run.units("label", label_rows, units)
-        return made, [TeacherCache(folder / cache.name, made) for cache in asked]
+        folder = self.run.units("label", partial(label_rows, spread=machines(self.job)), units)
+        return [TeacherCache(folder / cache.name, made) for cache in asked]
 
     @cached_property
     def foundation(self) -> Shape | None:
@@ -188,7 +259,12 @@ class Stages:
         member = self.job.teachers.members[self.job.teachers.foundation]
         if not isinstance(member, DlrmTeacher):
             return None
-        return shape_of(member, member.dim, self.dataset.schema, member.features)
+        return shape_of(member, member.dim, self._taught_on.schema, member.features)
+
+    @property
+    def _taught_on(self) -> Dataset:
+        """The dataset that the teachers learned from."""
+        return self.dataset
 
     def _foundation_account(self) -> dict[str, Any]:
         name = self.job.teachers.foundation
@@ -198,10 +274,14 @@ class Stages:
         assert isinstance(member, FileTeacher)
         return {"model": name, "tables": 0, "dense": member.parameters, "total": member.parameters}
 
+    def fitting(self) -> list[Shape]:
+        """The shapes that the student may have."""
+        return solve(self.job.student, self.dataset.schema, self._foundation_account()["total"])
+
     @cached_property
     def student(self) -> Shape:
         """The student's shape: of those that fit, the one that does best on validation rows when trained alone."""
-        shapes = solve(self.job.student, self.dataset.schema, self._foundation_account()["total"])
+        shapes = self.fitting()
         for shape in (*([self.foundation] if self.foundation else []), *shapes):
             self.progress.stage(_told(shape))
         if len(shapes) == 1:
@@ -211,8 +291,17 @@ class Stages:
         folder = self.run.units("size", distill_unit, units)
         return shapes[best_of([folder / unit.name for unit in units])]
 
-    def _unit(self, name: str, method: Method, seed: int, settings: Distill, shape: Shape, stage: str) -> Unit:
-        """One student: of a shape, by a method, with a seed."""
+    def _unit(
+        self,
+        name: str,
+        method: Method,
+        seed: int,
+        settings: Distill,
+        shape: Shape,
+        stage: str,
+        routed: Routed | None = None,
+    ) -> Unit:
+        """One student: of a shape, by a method, with a seed, from all answers or from `routed` ones."""
         inputs = {
             "dataset": self.dataset.fingerprint,
             "shape": shape.model_dump(),
@@ -225,13 +314,15 @@ class Stages:
             inputs["caches"] = [[cache.name, cache.fingerprint] for cache in self._all_caches]
         teach, cache, label = (self.run.stage_folder(name) for name in ("teach", "cache", "label"))
         committee = () if method == "alone" else tuple(self.members)
-        more = (self.recombined[0].root, label) if self.recombined and committee else None
-        materials = Materials(self.dataset.root, teach, cache, committee, shape, more)
+        if routed is not None:
+            inputs["routed"] = [routed.keep, file_sha256(self.run.stage_folder("route") / "routes" / SUCCESS)]
+        more = (self.unlabelled.root, label) if self.unlabelled and committee else None
+        materials = Materials(self.dataset.root, teach, cache, committee, shape, more, routed=routed)
         return Unit(name, inputs, (materials, method, seed, settings, f"{stage} {name}"))
 
     @property
     def _all_caches(self) -> list[TeacherCache]:
-        return [*self.caches, *(self.recombined[1] if self.recombined else [])]
+        return [*self.caches, *self.labels]
 
     def distill(self) -> dict[Method, list[Path]]:
         """Every method's students, one folder a seed."""
@@ -245,7 +336,30 @@ class Stages:
             for seed in job.seeds
         ]
         folder = self.run.units("distill", distill_unit, units)
+        self.curve = self._curve(settings["diverse"]) if "diverse" in job.methods else {}
         return {method: [folder / method / f"seed-{seed}" for seed in job.seeds] for method in job.methods}
+
+    def _curve(self, settings: Distill) -> dict[float, list[Path]]:
+        """Students of `diverse` from fewer answers: by the share of pairs that are saved, one folder a seed."""
+        saved = self.job.teachers.route.curve if self.job.teachers.route else []
+        if not saved or self.routes is None:
+            return {}
+        seeds = self.job.distill.seeds
+        units = [
+            self._unit(
+                f"saved-{share:g}/seed-{seed}",
+                "diverse",
+                seed,
+                settings,
+                self.student,
+                "curve",
+                Routed(self.routes, 1 - share),
+            )
+            for share in saved
+            for seed in seeds
+        ]
+        folder = self.run.units("curve", distill_unit, units)
+        return {share: [folder / f"saved-{share:g}" / f"seed-{seed}" for seed in seeds] for share in saved}
 
     def tune(self) -> dict[Method, Distill]:
         """Each method's settings: those of the trial with the best validation NE."""
@@ -276,6 +390,7 @@ class Stages:
                 for fs in students.values()
                 for f in fs
             },
+            "curve": {f"{saved:g}": [file_sha256(f / "test.parquet") for f in fs] for saved, fs in self.curve.items()},
             "evaluate": self.job.evaluate.model_dump(mode="json"),
         }
 
@@ -300,11 +415,17 @@ class Stages:
                             folder / "test.parquet",
                         )
                     )
+            for saved, folders in self.curve.items():
+                for seed, folder in zip(self.job.distill.seeds, folders, strict=True):
+                    name = f"saved-{saved:g}/seed-{seed}"
+                    path = folder / "test.parquet"
+                    models.append(Scored(name, "student", "diverse", seed, small.parameters(), path, saved))
             context = {
                 "name": self.job.name,
                 "foundation": self.job.teachers.foundation,
                 "regime": self.job.teachers.regime,
-                "teacher_forwards": _forwards(self.dataset, self.caches, self.recombined, self.shelf),
+                "teacher_forwards": _forwards(self.caches, self.labels, self.shelf),
+                "pairs": {saved: Routed(self.routes or {}, 1 - saved).pairs() for saved in self.curve},
                 "account": [self._foundation_account(), _account("student", small)],
                 "timings": self.run.timings(),
             }
@@ -314,9 +435,9 @@ class Stages:
 
         folder = self.run.stage("evaluate", inputs, make)
         for name in ("report.json", "report.html"):
-            text, shown = (folder / name).read_text(encoding="utf-8"), self.run.folder / name
-            if not shown.exists() or shown.read_text(encoding="utf-8") != text:
-                write_text(shown, text)
+            made, shown = folder / name, self.run.folder / name
+            if not shown.exists() or shown.read_bytes() != made.read_bytes():
+                write_text(shown, made.read_text(encoding="utf-8"))
         return folder
 
     def export(self, students: dict[Method, list[Path]]) -> Path:
@@ -360,25 +481,18 @@ def _account(name: str, shape: Shape) -> dict[str, Any]:
     }
 
 
-def _forwards(
-    dataset: Dataset,
-    caches: list[TeacherCache],
-    recombined: tuple[Dataset, list[TeacherCache]] | None,
-    shelf: Shelf | None,
-) -> dict[str, int]:
-    """Row-teacher pairs of the log: all there are, those computed, those reused from an earlier cache, those never
-    asked; and `recombined`, the pairs computed beside them.
+def _forwards(caches: list[TeacherCache], labels: list[TeacherCache], shelf: Shelf | None) -> dict[str, int]:
+    """Pairs of a row and a teacher that may score it: all there are, those computed, those reused from an earlier
+    cache, those that a router spared; and `held_out`, those on validation and test rows, of which it spares none.
     """
-    full = len(caches) * dataset.rows()
-    answered = sum(cache.rows() for cache in caches)
     tonight = ("", shelf.night if shelf else "")
-    shards = [shard for cache in caches for shard in cache.manifest.shards]
+    shards = [shard for cache in (*caches, *labels) for shard in cache.manifest.shards]
+    full, answered = sum(shard.eligible for shard in shards), sum(shard.rows for shard in shards)
     reused = sum(shard.rows for shard in shards if shard.night not in tonight)
-    more = sum(cache.rows() for cache in recombined[1]) if recombined else 0
     return {
         "full": full,
         "computed": answered - reused,
         "reused": reused,
-        "saved": full - answered + reused,
-        "recombined": more,
+        "saved": full - answered,
+        "held_out": sum(shard.eligible for shard in shards if shard.split in ("validation", "test")),
     }

@@ -180,7 +180,7 @@ def test_score_passes_on_what_it_is_given(call: Call, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "recdistill.export", fake)
     done = call("score", "student", "a.csv", "b.csv", "--out", "scores.parquet")
     assert (done.code, done.out) == (0, "scores.parquet\n")
-    assert found[:3] == [Path("student"), [Path("a.csv"), Path("b.csv")], Path("scores.parquet")]
+    assert found[:3] == [Path("student"), ["a.csv", "b.csv"], Path("scores.parquet")]
     assert isinstance(found[3], Progress)
 
 
@@ -232,7 +232,9 @@ def test_the_command_as_a_process(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "recdistill", "run", "absent.yaml", "--out", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "recdistill: absent.yaml: there is no such job file\n"
+    assert done.stderr == (
+        "recdistill: absent.yaml: there is no such job file; `recdistill init LOG --out absent.yaml` drafts one\n"
+    )
 
 
 def test_openmp_is_told_to_wait_passively(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ def test_a_single_run_is_told_what_to_do(said: dict[str, str]) -> None:
 
 def test_several_runs_are_compared(said: dict[str, str]) -> None:
     assert "is the only run" not in said["all"]
-    assert "On the same rows, diverse of own-teacher against that of quick-start" in said["all"]
+    assert "On the same rows, diverse against that of quick-start, in NE: of 2 runs" in said["all"]
     assert "own-log and quick-start: they were judged on other rows" in said["all"]
     assert (Path(said["folder"]) / "comparison.html").exists()
 
@@ -89,6 +89,14 @@ def test_an_own_log_goes_from_init_to_a_report_without_its_leak(said: dict[str, 
     own = Path(said["folder"]) / "own-log"
     assert "seconds_read" not in (own / "config.yaml").read_text()
     assert read_json(own / "report.json")["dataset"]["rows"]["train"] > 1000
+
+
+def test_what_bounds_the_student_sets_a_run_beside_one_without_rows_that_nobody_was_shown(said: dict[str, str]) -> None:
+    first, second = said["06_what_bounds_the_student"].splitlines()[:2]
+    assert first.startswith("recombined: ") and second.startswith("quick-start: ")
+    reports = [read_json(Path(said["folder"]) / name / "report.json") for name in ("quick-start", "recombined")]
+    without, run = (report["teacher_forwards"]["computed"] for report in reports)
+    assert run > without
 
 
 def test_without_a_run_a_notebook_says_where_to_begin(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from recdistill import cli
 from recdistill.clicklog.schema import Dataset
 from recdistill.export import score
-from recdistill.files import read_json, write_json
+from recdistill.files import finish, made_from, read_json, write_json
 from recdistill.stages import STAGES
 
 JOB = """\
@@ -67,7 +67,9 @@ def times(folder: Path) -> dict[str, int]:
 
 
 def edit(path: Path, **values: Any) -> None:
+    """Changes a result as if it had come out so."""
     write_json(path, {**read_json(path), **values})
+    finish(path.parent, str(made_from(path.parent)))
 
 
 def without_timings(report: Path) -> dict[str, Any]:
@@ -119,8 +121,7 @@ def test_the_report_is_complete(finished: Path) -> None:
     assert report["gap"].keys() >= {"auc", "ne"}
     assert report["gap_recovered"].keys() == {"mean", "diverse"}
     forwards = report["teacher_forwards"]
-    assert forwards["full"] == 3 * dataset.rows() == forwards["computed"] + forwards["saved"]
-    assert forwards["reused"] == 0 < forwards["saved"]
+    assert forwards["full"] == forwards["computed"] < 3 * dataset.rows() and forwards["saved"] == 0
     assert report["slices"] and set(report["timings"]) >= {"simulate", "ingest", "teach", "cache", "distill"}
 
 

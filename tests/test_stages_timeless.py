@@ -98,6 +98,36 @@ def test_recombined_rows_reach_every_student_but_the_one_alone(
     assert after["alone"] == before["alone"] and after["single"] != before["single"]
     made = Dataset(tmp_path / "run" / "stages" / "recombine")
     forwards = read_json(tmp_path / "run" / "report.json")["teacher_forwards"]
-    assert forwards["recombined"] == 3 * made.rows() > 0 and forwards["saved"] == 0
+    assert forwards["computed"] == 3 * (made.rows() + 900) > 3 * 900 and forwards["saved"] == 0
     again = [text for text in run_text(timeless, tmp_path / "run", change) if not text.startswith(" ")]
     assert "label: up to date" in again and all(text.endswith("up to date") for text in again)
+
+
+def test_a_router_spares_teachers_and_what_is_spared_would_have_been_left_out(
+    timeless: str, tmp_path: Path, run_text: Callable[..., list[str]]
+) -> None:
+    """A sparse cache teaches what the full one does when the same pairs are left out of it."""
+    text = timeless.replace("[alone, single]", "[alone, diverse]").replace(
+        "distill: {", "distill: {recombine: {rows: 1.5, groups: [[item]]}, "
+    )
+    run_text(text, tmp_path / "full", "teachers.route={curve: [0.4, 0.6]}")
+    said = run_text(text, tmp_path / "sparse", "teachers.route={keep: 0.6}")
+    assert "route" in said
+    one, two = (tmp_path / name / "stages" for name in ("full", "sparse"))
+    left_out, sparse = one / "curve" / "saved-0.4" / "seed-0", two / "distill" / "diverse" / "seed-0"
+    assert file_sha256(left_out / "test.parquet") == file_sha256(sparse / "test.parquet")
+    assert file_sha256(one / "distill" / "diverse" / "seed-0" / "test.parquet") != file_sha256(sparse / "test.parquet")
+
+    full, report = (read_json(tmp_path / name / "report.json") for name in ("full", "sparse"))
+    assert full["teacher_forwards"]["saved"] == 0 == full["curve"][0]["saved"] and report["curve"] == []
+    passes = report["teacher_forwards"]
+    assert passes["full"] == full["teacher_forwards"]["full"] == passes["computed"] + passes["saved"]
+    assert passes["held_out"] == full["teacher_forwards"]["held_out"] > 0
+    share = passes["saved"] / (passes["full"] - passes["held_out"])
+    assert share == pytest.approx(full["curve"][1]["saved"]) == pytest.approx(0.4, abs=0.06)
+    assert [point["aimed"] for point in full["curve"]] == [0.0, 0.4, 0.6]
+    assert full["curve"][0]["against_full"]["ne"]["mean"] == 0 and full["curve"][2]["saved"] > full["curve"][1]["saved"]
+    assert not [name for name in full["models"] if "saved" in name]
+    assert "How many teacher passes it takes" in (tmp_path / "full" / "report.html").read_text()
+    again = [text for text in run_text(text, tmp_path / "sparse", "teachers.route={keep: 0.6}") if text[0] != " "]
+    assert again and all(text.endswith("up to date") for text in again)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from recdistill.analysis.view import METRICS, RunView
 from recdistill.evaluate import plots, run_plots
@@ -38,6 +38,24 @@ def gap_bars(run: RunView) -> Picture:
             _say(axes, run.report["gap"][metric].get("reason") or "no student was taught")
 
     return _per_metric(draw, 0.9 + 0.36 * len(run.report["gap_recovered"]), "of the {} gap")
+
+
+def ladder(run: RunView) -> Picture:
+    """For each metric, a point a model with its interval, in the report's order: teachers, then students."""
+    models = run.report["models"]
+
+    def draw(axes: Axes, metric: str) -> None:
+        for at, (name, model) in enumerate(models.items()):
+            student = model["role"] == "student"
+            colour = plots.STRONG if name == run.hero else plots.INK if student else plots.MUTED
+            plots.whisker(axes, at, model[metric], colour)
+            axes.plot(model[metric]["mean"], at, color=colour, marker="o" if student else "s")
+        axes.set_yticks(range(len(models)), list(models))
+        axes.set_ylim(len(models) - 0.4, -0.6)
+        axes.axvline(models[ALONE][metric]["mean"], color=plots.RULE, linewidth=1, zorder=0)
+        axes.set_xlabel("AUC (higher is better)" if metric == "auc" else "NE (lower is better)")
+
+    return _per_metric(draw, 0.9 + 0.26 * len(models))
 
 
 def calibration_curves(run: RunView, names: Sequence[str] | None = None) -> Picture:
@@ -85,6 +103,7 @@ def training_curves(run: RunView) -> Picture:
             axes.fill_between(checks, by_check.min(), by_check.max(), color=colour, alpha=0.12, linewidth=0)
             axes.plot(checks, by_check.mean(), color=colour, marker=marker, markersize=3.5, linewidth=1.2, label=method)
         axes.set(xlabel="check on validation rows", ylabel="NE (lower is better)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
@@ -109,22 +128,18 @@ def nights(runs: Sequence[RunView]) -> Picture:
     return _per_metric(lambda axes, metric: run_plots.draw_course(axes, records, metric), 3.4)
 
 
-def trade_off(runs: Sequence[RunView]) -> Picture:
-    """For each metric, the share of the gap that the hero recovers against the teacher passes saved, a point a run."""
+def trade_off(run: RunView) -> Picture:
+    """For each metric, the share of the gap that is recovered against the teacher passes done without."""
+    curve = run.report["curve"]
 
     def draw(axes: Axes, metric: str) -> None:
-        for run, (colour, marker) in zip(runs, _looks(), strict=False):
-            share = run.report["gap_recovered"].get(run.hero, {}).get(metric)
-            if share and run.record["passes_saved"] is not None:
-                at = run.record["passes_saved"]
-                low, high = (share["mean"] if share[end] is None else share[end] for end in ("low", "high"))
-                axes.plot([at, at], [low, high], color=colour, linewidth=1.2)
-                axes.plot(at, share["mean"], color=colour, marker=marker, linestyle="", label=run.label)
-        axes.set(xlim=(-0.03, 1.0), xlabel="teacher passes saved", ylabel=f"of the {metric.upper()} gap")
-        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False)
+        if not curve:
+            _say(axes, "the job asks for no curve (teachers.route.curve)")
+        elif curve[0]["recovered"][metric] is None:
+            _say(axes, f"there is no gap in {metric.upper()} to recover")
+        else:
+            plots.draw_trade_off(axes, run.report, metric)
+            axes.set_title(metric.upper())
 
     return _per_metric(draw, 3.4)
 

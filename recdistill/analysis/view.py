@@ -110,6 +110,18 @@ class RunView:
         """Teacher passes, a teacher scoring a row each: all there are, computed, reused, saved."""
         return pd.Series(self.report["teacher_forwards"] or {}, dtype="int64", name=self.label)
 
+    def curve(self) -> pd.DataFrame:
+        """A row a share of teacher passes saved: what is recovered of the gap, and the difference to all passes.
+
+        Empty where the job asks for no curve (`teachers.route.curve`).
+        """
+        rows = {}
+        for point in self.report["curve"]:
+            shares = {f"{metric} gap recovered": point["recovered"][metric] for metric in METRICS}
+            shares |= {f"{metric} difference": point["against_full"][metric] for metric in METRICS}
+            rows[point["saved"]] = _ends(shares, shares)
+        return _frame(rows).rename_axis("saved")
+
     def training(self) -> pd.DataFrame:
         """A row a method, seed and check: validation `ne`, and the training `loss` since the check before.
 

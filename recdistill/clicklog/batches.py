@@ -15,15 +15,15 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
+from recdistill.clicklog.columns import joined, sparse, tensor
 from recdistill.clicklog.hashing import mix
+from recdistill.clicklog.parts import read_part
 from recdistill.clicklog.schema import PART_ROWS, Dataset, Part, Schema, SplitName
-from recdistill.clicklog.vectors import binary_to_vectors
 
 Columns = Callable[[Part, pa.Table], pa.Table]
 """Adds columns to a part's table, row by row in the same order (a teacher cache does)."""
@@ -72,7 +72,7 @@ class Batch(Pipelineable):
     """B impressions.
 
     `dense` float32 [B, D] in schema order; `sparse` int64 ids keyed by feature, stride B; `label`, `weight` float32
-    [B]; `example_id` int64 [B]; `extra` whatever columns were joined: float32 [B] or float16 [B, d], with a bool
+    [B]; `example_id` int64 [B]; `extra` whatever columns were joined: float32 [B] or vectors [B, d], with a bool
     [B] under `<name>?` that says which rows have one. Labels are zeros where `labelled` is false.
     """
 
@@ -93,7 +93,7 @@ class Batch(Pipelineable):
 
     def take(self, index: Tensor) -> Batch:
         """The batch of its rows `index` (int64)."""
-        return self._map(lambda value: _bags_of(value, index) if value is self.sparse else value[index])
+        return self._map(lambda value: _bags_of(value, index) if value is self.sparse else value.index_select(0, index))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory."""
@@ -109,40 +109,54 @@ class Batch(Pipelineable):
 
 
 class Block:
-    """Rows in memory as tensors, from which batches are cut in any order."""
+    """Rows in memory as tensors, from which batches are cut. They lie where Arrow put them, and are not written to."""
 
     def __init__(self, table: pa.Table, schema: Schema) -> None:
         table = table.combine_chunks()
         self.rows = table.num_rows
         self.keys = [feature.name for feature in schema.sparse if feature.name in table.column_names]
+        self.bags = [sparse(table[name]) for name in self.keys]
         dense = [column.name for column in schema.dense if column.name in table.column_names]
-        self.dense = (
-            torch.from_numpy(np.stack([_floats(table[name]) for name in dense], axis=1))
-            if dense
-            else torch.zeros(self.rows, 0)
-        )
-        self.values, self.lengths = _jagged([table[name] for name in self.keys])
-        self.offsets = torch.cumsum(self.lengths, 0) - self.lengths
-        absent = torch.ones(self.rows)
+        self.dense = torch.stack([tensor(table[name]) for name in dense], 1) if dense else torch.zeros(self.rows, 0)
         self.labelled = "label" in table.column_names
-        self.label = _tensor(table["label"]) if self.labelled else torch.zeros(self.rows)
-        self.weight = _tensor(table["weight"]) if "weight" in table.column_names else absent
-        self.example_id = torch.from_numpy(table["example_id"].to_numpy().copy())
+        self.label = tensor(table["label"]) if self.labelled else torch.zeros(self.rows)
+        self.weight = tensor(table["weight"]) if "weight" in table.column_names else torch.ones(self.rows)
+        self.example_id = tensor(table["example_id"])
         known = {*self.keys, *dense, "label", "weight", "example_id"}
         self.extra: dict[str, Tensor] = {}
         for name in table.column_names:
             if name not in known:
-                self.extra[name], self.extra[name + "?"] = _extra(table[name], table.schema.field(name))
+                self.extra[name], self.extra[name + "?"] = joined(table[name], table.schema.field(name))
+
+    def cut(self, start: int, stop: int) -> Batch:
+        """The batch of the rows from `start` to before `stop`; only its ids are copied."""
+        return self._batch(lambda value: value[start:stop], [bags.cut(start, stop) for bags in self.bags])
 
     def take(self, index: Tensor) -> Batch:
         """The batch of rows `index` (int64 [B])."""
+        return self._batch(
+            lambda value: value.index_select(0, index), [bags.take(index).cut(0, len(index)) for bags in self.bags]
+        )
+
+    def reorder(self, order: Tensor) -> None:
+        """Puts the rows into the order of a permutation (int64 [rows])."""
+        self.bags = [bags.take(order) for bags in self.bags]
+        self.dense = self.dense.index_select(0, order)
+        self.label = self.label.index_select(0, order)
+        self.weight = self.weight.index_select(0, order)
+        self.example_id = self.example_id.index_select(0, order)
+        self.extra = {name: value.index_select(0, order) for name, value in self.extra.items()}
+
+    def _batch(self, of: Callable[[Tensor], Tensor], bags: list[tuple[np.ndarray, np.ndarray]]) -> Batch:
+        ids = np.concatenate([np.zeros(0, np.int64), *(ids for ids, _ in bags)])
+        lengths = np.concatenate([np.zeros(0, np.int32), *(lengths for _, lengths in bags)])
         return Batch(
-            dense=self.dense[index],
-            sparse=_bags(self.keys, self.values, self.lengths, self.offsets, index),
-            label=self.label[index],
-            weight=self.weight[index],
-            example_id=self.example_id[index],
-            extra={name: value[index] for name, value in self.extra.items()},
+            dense=of(self.dense),
+            sparse=KeyedJaggedTensor(keys=self.keys, values=torch.from_numpy(ids), lengths=torch.from_numpy(lengths)),
+            label=of(self.label),
+            weight=of(self.weight),
+            example_id=of(self.example_id),
+            extra={name: of(value) for name, value in self.extra.items()},
             labelled=self.labelled,
         )
 
@@ -156,7 +170,7 @@ def read_blocks(
     features: Sequence[str] | None = None,
     parts: Sequence[Part] | None = None,
 ) -> Iterator[Block]:
-    """Blocks of the rows meant, in dataset order, or with parts and rows in random order.
+    """Blocks of the rows meant, in dataset order, or with parts in random order and each block's rows too.
 
     Only the columns of `features` (all when None) are read, and only `parts` where they are given. The next block
     is read by a thread meanwhile.
@@ -166,22 +180,29 @@ def read_blocks(
         parts = [parts[at] for at in shuffle.permutation(len(parts))]
     wanted = _columns(dataset.schema, features, rows.split)
 
-    def tables() -> Iterator[pa.Table]:
+    def blocks() -> Iterator[Block]:
         held: list[pa.Table] = []
         for part in parts:
             need = [*wanted, *(name for name in rows.columns() if name not in wanted)]
-            table = rows.select(pq.read_table(part.path, columns=need, partitioning=None, use_threads=False))
+            table = rows.select(read_part(part, need))
             table = table.select(wanted)
             if join is not None:
                 table = join(part, table)
             held.append(table)
             if sum(table.num_rows for table in held) >= PART_ROWS:
-                yield pa.concat_tables(held)
+                yield _block(held, dataset.schema, shuffle)
                 held = []
         if any(table.num_rows for table in held):
-            yield pa.concat_tables(held)
+            yield _block(held, dataset.schema, shuffle)
 
-    return prefetch(Block(table, dataset.schema) for table in tables())
+    return prefetch(blocks())
+
+
+def _block(tables: list[pa.Table], schema: Schema, shuffle: np.random.Generator | None) -> Block:
+    block = Block(pa.concat_tables(tables), schema)
+    if shuffle is not None:
+        block.reorder(torch.from_numpy(shuffle.permutation(block.rows)))
+    return block
 
 
 def batches(
@@ -195,9 +216,8 @@ def batches(
 ) -> Iterator[Batch]:
     """Batches of `batch_size` rows; the last one of a block may be smaller, and is dropped nowhere."""
     for block in read_blocks(dataset, rows, shuffle=shuffle, join=join, features=features):
-        order = torch.arange(block.rows) if shuffle is None else torch.from_numpy(shuffle.permutation(block.rows))
         for start in range(0, block.rows, batch_size):
-            yield block.take(order[start : start + batch_size])
+            yield block.cut(start, min(start + batch_size, block.rows))
 
 
 def in_turn(first: Iterator[Batch], second: Iterator[Batch], ratio: float) -> Iterator[Batch]:
@@ -261,49 +281,8 @@ def _columns(schema: Schema, features: Sequence[str] | None, split: SplitName) -
 
 
 def _bags_of(sparse: KeyedJaggedTensor, index: Tensor) -> KeyedJaggedTensor:
-    return _bags(sparse.keys(), sparse.values(), sparse.lengths().long(), sparse.offsets()[:-1].long(), index)
-
-
-def _bags(keys: list[str], values: Tensor, lengths: Tensor, offsets: Tensor, index: Tensor) -> KeyedJaggedTensor:
-    """The bags of rows `index`, from all keys' bags end to end: each one's length and where it begins, int64."""
-    rows = len(lengths) // max(1, len(keys))
-    at = (torch.arange(len(keys))[:, None] * rows + index[None]).reshape(-1)
-    lengths, starts = lengths[at], offsets[at]
-    ends = torch.cumsum(lengths, 0)
-    shift = torch.repeat_interleave(starts - (ends - lengths), lengths)
-    return KeyedJaggedTensor(keys=keys, values=values[shift + torch.arange(shift.numel())], lengths=lengths.int())
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
-
-
-def _floats(column: pa.ChunkedArray) -> np.ndarray:
-    return column.to_numpy().astype(np.float32, copy=False)
-
-
-def _tensor(column: pa.ChunkedArray) -> Tensor:
-    return torch.from_numpy(_floats(column).copy())
-
-
-def _jagged(columns: list[pa.ChunkedArray]) -> tuple[Tensor, Tensor]:
-    """Ids of all columns end to end, and the length of each (column, row), both int64."""
-    values, lengths = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for chunked in columns:
-        column = _one(chunked) if chunked.num_chunks else pa.array([], chunked.type)
-        if pa.types.is_integer(column.type):
-            lengths.append(np.asarray(column.is_valid()).astype(np.int64))
-            values.append(column.drop_null().to_numpy())
-        else:
-            lengths.append(pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64))
-            values.append(pc.list_flatten(column).to_numpy())
-    return torch.from_numpy(np.concatenate(values)), torch.from_numpy(np.concatenate(lengths))
-
-
-def _extra(chunked: pa.ChunkedArray, field: pa.Field) -> tuple[Tensor, Tensor]:
-    column = _one(chunked)
-    present = torch.from_numpy(np.asarray(column.is_valid()))
-    if pa.types.is_fixed_size_binary(column.type):
-        return torch.from_numpy(binary_to_vectors(column, field).copy()), present
-    values = pc.fill_null(column, 0).to_numpy(zero_copy_only=False)
-    return torch.from_numpy(values.astype(np.float32)), present
+    """The bags of rows `index` (int64)."""
+    keys, rows = sparse.keys(), sparse.stride()
+    at = (torch.arange(len(keys))[:, None] * rows + index).reshape(-1).int()
+    lengths, ids, _ = torch.ops.fbgemm.permute_1D_sparse_data(at, sparse.lengths(), sparse.values(), None)
+    return KeyedJaggedTensor(keys=keys, values=ids, lengths=lengths)

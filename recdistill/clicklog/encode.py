@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+from pydantic import ValidationError
 
 from recdistill.clicklog.encoder import Encoder
 from recdistill.clicklog.schema import ROW_GROUP_ROWS, Schema, read_schema
@@ -21,7 +22,9 @@ def raw_log(root: Path, paths: list[str]) -> Files:
 
     The format is told by each file's suffix, so that Parquet may be scored by what learned from CSV.
     """
-    settings = {**_spec(read_schema(root), root)["log"], "paths": paths}
+    learned = _section(root, read_schema(root)).log
+    assert learned is not None
+    settings = {**learned.model_dump(), "paths": paths}
     known = all(any(suffix in Path(path).suffixes for suffix in (".csv", ".tsv", ".parquet", ".pq")) for path in paths)
     return Files.model_validate(settings | {"format": None} if known else settings)
 
@@ -46,10 +49,9 @@ def encode_log(root: Path, log: Files, joins: list[Join] | None = None) -> Itera
     """
     root = Path(root)
     schema = read_schema(root)
-    section = {**_spec(schema, root), "log": log.model_dump()}
-    if joins is not None:
-        section["joins"] = [join.model_dump() for join in joins]
-    raw = TypedLog(Dataset.model_validate(section), scoring=True)
+    section = _section(root, schema)
+    section = section.model_copy(update={"log": log, "joins": section.joins if joins is None else joins})
+    raw = TypedLog(section, scoring=True)
     row_columns = ["example_id", "label"] if raw.has_label else ["example_id"]
     encoder = Encoder(schema, root / "vocabulary", raw.layout, row_columns)
     if raw.layout.time is None:
@@ -60,7 +62,13 @@ def encode_log(root: Path, log: Files, joins: list[Join] | None = None) -> Itera
         yield from map(encoder.encode, scratch.stream('SELECT * FROM rows ORDER BY "time", "$position"'))
 
 
-def _spec(schema: Schema, root: Path) -> dict:
+def _section(root: Path, schema: Schema) -> Dataset:
+    """The `dataset:` section that `root` was made by; it does not say where its log lay."""
     if not schema.spec:
         raise UserError(f"{root / 'schema.json'}: does not say how its log was read; ingest the log again")
-    return schema.spec
+    try:
+        return Dataset.model_validate({**schema.spec, "log": {**schema.spec["log"], "paths": ["?"]}})
+    except (ValidationError, KeyError, TypeError):
+        raise UserError(
+            f"{root / 'schema.json'}: how its log was read is not said as this release says it; ingest the log again"
+        ) from None

@@ -17,6 +17,8 @@ from recdistill.clicklog.lookup import Lookup, factorise
 from recdistill.clicklog.schema import DenseColumn, Schema, Sparse, Table
 from recdistill.clicklog.statistics import transform
 from recdistill.clicklog.typed import Counts
+from recdistill.config.dataset import Bag, Bucket, Dataset
+from recdistill.config.dataset import Dense as DenseSpec
 from recdistill.config.dataset import History as HistorySpec
 from recdistill.errors import UserError
 
@@ -49,8 +51,9 @@ class Encoder:
         self._features: dict[str, Sparse | DenseColumn] = {feature.name: feature for feature in schema.sparse}
         self._features |= {feature.name: feature for feature in schema.dense}
         self._tables = {table.name: table for table in schema.tables}
+        _check(self._features, self._tables, layout.spec, vocabularies.parent / "schema.json")
         self._lookups = {
-            table.name: Lookup(_values(vocabularies / f"{table.name}.parquet"))
+            table.name: _lookup(vocabularies / f"{table.name}.parquet", table)
             for table in schema.tables
             if table.encoding == "vocabulary"
         }
@@ -104,10 +107,12 @@ class Encoder:
         return ids
 
     def _dense(self, feature: DenseColumn, cells: pa.Array) -> pa.Array:
+        spec = self._layout.spec.features[feature.name]
+        assert isinstance(spec, DenseSpec)
         missing = np.asarray(cells.is_null())
         raw = cells.to_numpy(zero_copy_only=False)
         with np.errstate(over="ignore"):
-            scaled = ((transform(raw, feature.source["transform"]) - feature.mean) / feature.std).astype(np.float32)
+            scaled = ((transform(raw, spec.transform) - feature.mean) / feature.std).astype(np.float32)
         good = np.isfinite(scaled)
         self._count("missing", feature.name, missing)
         self._count("not_finite", feature.name, ~good & ~missing)
@@ -143,11 +148,42 @@ def _arrow_type(feature: Sparse | DenseColumn) -> pa.DataType:
     return pa.int64() if feature.kind == "single" else pa.list_(pa.int64())
 
 
-def _values(path: Path) -> pa.StringArray:
+def _check(learned: dict[str, Sparse | DenseColumn], tables: dict[str, Table], spec: Dataset, path: Path) -> None:
+    """Refuses a schema (in `path`) whose features and tables are not those that `spec` asks for."""
+    for name, feature in spec.features.items():
+        known = learned.get(name)
+        if isinstance(feature, DenseSpec):
+            fits = isinstance(known, DenseColumn)
+        else:
+            owner = feature.of if isinstance(feature, HistorySpec) else getattr(feature, "share", None) or name
+            hashed = getattr(spec.features[owner], "hash", None) is not None
+            encoding = "bucket" if isinstance(feature, Bucket) else "hash" if hashed else "vocabulary"
+            kind = "bag" if isinstance(feature, Bag | HistorySpec) else "single"
+            fits = isinstance(known, Sparse) and (known.kind, known.table) == (kind, owner)
+            fits = fits and tables[owner].encoding == encoding
+        if not fits or len(learned) > len(spec.features):
+            raise UserError(
+                f"{path}: feature {name!r} is not what `spec` says there; run the stage that wrote it again"
+            )
+
+
+def _lookup(path: Path, table: Table) -> Lookup:
+    """The values of a table; as many as it has rows, but for row 0."""
     try:
-        return _one(pq.read_table(path, columns=["value"], partitioning=None)["value"])
-    except (OSError, pa.ArrowInvalid) as error:
+        column = pq.read_table(path, columns=["value"], partitioning=None)
+        values = _one(column["value"]) if column.column_names else None
+        if values is not None:
+            values.validate(full=True)  # UTF-8, above all
+    except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: the vocabulary cannot be read ({error}); run the stage that wrote it again") from None
+    if values is None or values.type != pa.string() or values.null_count:
+        raise UserError(f"{path}: no vocabulary, for it has no texts in a column 'value'; run its stage again")
+    lookup = Lookup(values)
+    if len(lookup) != table.rows - 1:
+        raise UserError(
+            f"{path}: {len(lookup):,} different values, where the schema has {table.rows - 1:,}; run its stage again"
+        )
+    return lookup
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:

@@ -97,10 +97,16 @@ def origins(source: Source, log: list[str], tables: list[SideTable], needs: list
 
 def no_column(source: Source, name: str, known: list[str]) -> str:
     """What to say about a column that is missing, with the nearest name that is there."""
-    near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+    other = next((mark for mark in ";\t|, " if mark in known[0]), None) if len(known) == 1 else None
+    if other:
+        return (
+            f"{source.path}: there is no column {name!r}, for the header is one column, {known[0]!r}; "
+            f"is the delimiter {other!r}? Say so with `delimiter`, beside `paths`"
+        )
+    near = difflib.get_close_matches(name, known, 2, cutoff=0.5)
     shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
     return f"{source.path}: there is no column {name!r}; " + (
-        f"did you mean {near[0]!r}?" if near else f"it has {shown}"
+        f"did you mean {' or '.join(map(repr, near))}?" if near else f"it has {shown}"
     )
 
 

@@ -1,9 +1,10 @@
-"""Writes encoded rows as the parts of a dataset."""
+"""Writes encoded rows as the parts of a dataset, and reads them again."""
 
 from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recdistill.clicklog.schema import PART_ROWS, ROW_GROUP_ROWS, SPLITS, PartRecord, SplitName, part_key
+from recdistill.clicklog.schema import PART_ROWS, ROW_GROUP_ROWS, SPLITS, Part, PartRecord, SplitName, part_key
 from recdistill.clicklog.split import day_name
+from recdistill.errors import UserError
 from recdistill.files import atomic, file_sha256
 
 
@@ -65,11 +67,39 @@ class PartWriter:
 
 
 def write_part(root: Path, day: str, split: SplitName, index: int, table: pa.Table) -> PartRecord:
-    """Writes one part, whole or not at all, and says what it holds."""
+    """Writes one part, whole or not at all and with a checksum on every page, and says what it holds."""
     path = root / (part_key(day, split, index) + ".parquet")
     with atomic(path) as partial:
-        pq.write_table(table.combine_chunks(), partial, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+        pq.write_table(
+            table.combine_chunks(),
+            partial,
+            compression="zstd",
+            row_group_size=ROW_GROUP_ROWS,
+            write_page_checksum=True,
+        )
     positives = int(pc.sum(table["label"]).as_py()) if "label" in table.column_names else 0
     return PartRecord(
         day=day, split=split, index=index, rows=table.num_rows, positives=positives, sha256=file_sha256(path)
     )
+
+
+def read_part(part: Part, columns: Sequence[str]) -> pa.Table:
+    """Columns of a part, in their order.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        table = pq.read_table(
+            part.path, columns=list(columns), partitioning=None, use_threads=False, page_checksum_verification=True
+        )
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{part.path}: {_lost(str(error) if part.path.exists() else 'no such file')}") from error
+    if table.num_rows != part.rows:
+        raise UserError(f"{part.path}: {_lost(f'{table.num_rows} rows, and the manifest says {part.rows}')}")
+    return table
+
+
+def _lost(why: str) -> str:
+    said = why.splitlines()[0]
+    return f"this part of the dataset is missing or damaged ({said}); remove the dataset's folder and ingest again"

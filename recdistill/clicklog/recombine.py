@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from recdistill.clicklog.parts import write_part
+from recdistill.clicklog.parts import read_part, write_part
 from recdistill.clicklog.schema import PART_ROWS, Dataset, Manifest, PartRecord, write_dataset
 from recdistill.config.job import Recombine
 from recdistill.progress import Progress, silent
@@ -35,7 +34,7 @@ def recombine(dataset: Dataset, settings: Recombine, out: Path, progress: Progre
     parts = dataset.parts("train")
     written: dict[str, int] = {}
     for done, part in enumerate(parts):
-        shown = pq.read_table(part.path, columns=features, partitioning=None).combine_chunks()
+        shown = read_part(part, features).combine_chunks()
         random = np.random.default_rng([settings.seed, done])
         for rows in _pieces(round(part.rows * settings.rows)):
             made = _recombined(shown, settings, rows, random)

@@ -8,17 +8,16 @@ lie in [0, rows); row 0 is the value that training never saw. Rows without a clo
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from recdistill.errors import UserError
-from recdistill.files import fingerprint, read_json, write_json
-
-Model = TypeVar("Model", bound=BaseModel)
+from recdistill.config.base import NAME
+from recdistill.files import fingerprint, read_record, write_json
 
 NO_DAY = "1970-01-01"
 PART_ROWS = 1 << 18
@@ -30,8 +29,15 @@ SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 """The splits of a log. `unlabelled` rows come from `recombine`: without `label`, `weight` and `time`."""
 
 
+Name = Annotated[str, Field(pattern=NAME)]
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
+Count = Annotated[int, Field(ge=0)]
+PART_KEY = r"^day=\d{4}-\d\d-\d\d/part-(train|validation|test|unlabelled)-\d{5,}$"
+"""Names and days are parts of paths, which must not lead out of the dataset's folder."""
+
+
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Table(_Record):
@@ -42,28 +48,38 @@ class Table(_Record):
     1 + the number of `boundaries` that are <= the value.
     """
 
-    name: str
-    rows: int
+    name: Name
+    rows: Count
     encoding: Literal["vocabulary", "hash", "bucket"]
     salt: int | None = None
     boundaries: list[float] | None = None
+
+    @model_validator(mode="after")
+    def _is_cut(self) -> Table:
+        if self.encoding == "bucket":
+            cuts = self.boundaries or []
+            if len(cuts) + 2 != self.rows or any(one >= other for one, other in itertools.pairwise(cuts)):
+                raise ValueError("buckets need ascending boundaries, two fewer than rows")
+        if self.encoding == "hash" and self.rows < 2:
+            raise ValueError("a hashed table needs a row beside row 0")
+        return self
 
 
 class Sparse(_Record):
     """A feature of ids; `source` is its section of the job file."""
 
-    name: str
+    name: Name
     kind: Literal["single", "bag"]
-    table: str
+    table: Name
     source: dict[str, Any]
 
 
 class DenseColumn(_Record):
     """A dense feature: `(transform(x) - mean) / std`."""
 
-    name: str
+    name: Name
     mean: float
-    std: float
+    std: float = Field(gt=0)
     source: dict[str, Any]
 
 
@@ -74,12 +90,23 @@ class Schema(_Record):
     sparse: list[Sparse]
     dense: list[DenseColumn]
     tables: list[Table]
-    negative_keep_rate: float = 1.0
+    negative_keep_rate: float = Field(1.0, gt=0, le=1)
     has_weight: bool = False
     has_time: bool = False
     has_true_probability: bool = False
     spec: dict[str, Any] = {}
     """The job's `dataset:` section that made it, where the log lay left out: what encodes another log the same way."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Schema:
+        tables = [table.name for table in self.tables]
+        features = [*(feature.name for feature in self.sparse), *(column.name for column in self.dense)]
+        if len(set(tables)) < len(tables) or len(set(features)) < len(features):
+            raise ValueError("a name is there twice")
+        for feature in self.sparse:
+            if feature.table not in tables:
+                raise ValueError(f"feature {feature.name!r} has no table {feature.table!r}")
+        return self
 
     def table(self, feature: str) -> Table:
         """The table that a sparse feature looks up."""
@@ -90,11 +117,11 @@ class Schema(_Record):
 class PartRecord(_Record):
     """One Parquet file of the dataset."""
 
-    day: str
+    day: Day
     split: SplitName
-    index: int
-    rows: int
-    positives: int
+    index: Count
+    rows: Count
+    positives: Count
     sha256: str
 
 
@@ -104,6 +131,13 @@ class Manifest(_Record):
     version: Literal[1] = 1
     parts: list[PartRecord]
     counts: dict[str, dict[str, int]] = {}
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Manifest:
+        keys = {(part.day, part.split, part.index) for part in self.parts}
+        if len(keys) < len(self.parts):
+            raise ValueError("a part is there twice")
+        return self
 
 
 @dataclass(frozen=True)
@@ -133,7 +167,7 @@ class Dataset:
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
         self.schema = read_schema(self.root)
-        self.manifest = _load(Manifest, self.root / "manifest.json")
+        self.manifest = read_record(self.root / "manifest.json", Manifest, "dataset's manifest")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -181,11 +215,4 @@ def write_dataset(root: Path, schema: Schema, manifest: Manifest) -> None:
 
 def read_schema(root: Path) -> Schema:
     """The schema of a dataset or of an exported student."""
-    return _load(Schema, Path(root) / "schema.json")
-
-
-def _load(model: type[Model], path: Path) -> Model:
-    try:
-        return model.model_validate(read_json(path))
-    except ValidationError as error:
-        raise UserError(f"{path}: not a version-1 {model.__name__.lower()} ({error.errors()[0]['msg']})") from None
+    return read_record(Path(root) / "schema.json", Schema, "dataset's schema")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,50 +13,65 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recdistill.clicklog.bounds import BYTES
 from recdistill.clicklog.schema import ROW_GROUP_ROWS
 from recdistill.errors import UserError
 
 _MEMORY = "512MB"
 _THREADS = 2
 """More would need more memory."""
+_FETCHED = 1 << 12
+"""Rows of a result that DuckDB hands over at once, without a bound on their bytes; fewer take no longer."""
 
 
 class Scratch:
     """A folder of temporary files, removed at the end of the `with` block, and a DuckDB connection that works in it.
 
-    The rows are the view `rows`: first the typed ones, as they came; then as `arrange` leaves them.
+    The rows are the view `rows`: first the typed ones, as they came; then as `arrange` leaves them. `rows` is also the
+    query behind it: with that, another process reads the same folder, and leaves it where it is.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, rows: str | None = None) -> None:
+        self.folder, self.rows = folder, rows or ""
+        self._owns, self._typed = rows is None, list[Path]()
 
     def __enter__(self) -> Scratch:
         import duckdb
 
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
+        if self._owns:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
         self._errors = (duckdb.OutOfMemoryException, duckdb.IOException)
         self._connection = duckdb.connect(
             config={
                 "memory_limit": _MEMORY,
                 "threads": min(_THREADS, os.cpu_count() or 1),
-                "temp_directory": str(self._folder / "spill"),
+                "temp_directory": str(self.folder / f"spill-{uuid.uuid4().hex}"),
             }
         )
         self._connection.execute("SET enable_progress_bar = false")
+        if self.rows:
+            self._view(self.rows)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._owns:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def write(self, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
         """Puts batches into the scratch folder and makes them the view `rows`."""
-        path = self._folder / "typed.parquet"
-        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-            for table in rechunk(batches, ROW_GROUP_ROWS):
-                writer.write_table(table)
-        self.run(f"CREATE VIEW rows AS SELECT * FROM read_parquet({_quoted(path)})")
+        path = self.folder / "typed.parquet"
+        write_typed(path, schema, batches)
+        self.open({path: 0})
+
+    def open(self, files: dict[Path, int]) -> None:
+        """Makes files of typed rows, one after the other, the view `rows`; each has the position of its first row."""
+        self._typed = list(files)
+        names = ", ".join(map(_quoted, files))
+        moved = f'"$position" + ({list(files.values())}::BIGINT[])[file_index::BIGINT + 1] AS "$position"'
+        replaced = f" REPLACE ({moved})" if len(files) > 1 else ""
+        self._view(f"SELECT *{replaced} FROM read_parquet([{names}])")
 
     def arrange(self, columns: str, *, sort: bool) -> None:
         """Adds columns, given as SQL expressions `x AS y, ...`, to the view `rows`.
@@ -64,16 +80,20 @@ class Scratch:
         expressions are worked out each time that they are asked for.
         """
         if not sort:
-            self.run("ALTER VIEW rows RENAME TO typed")
-            self.run(f"CREATE VIEW rows AS SELECT *, {columns} FROM typed")
+            self._view(f"SELECT *, {columns} FROM ({self.rows})")
             return
-        path = self._folder / "sorted.parquet"
+        path = self.folder / "sorted.parquet"
         self.run(
             f'COPY (SELECT *, {columns} FROM rows ORDER BY "time", "$position") TO {_quoted(path)} '
             f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP_ROWS})"
         )
-        self.run(f"CREATE OR REPLACE VIEW rows AS SELECT * FROM read_parquet({_quoted(path)})")
-        (self._folder / "typed.parquet").unlink()
+        self._view(f"SELECT * FROM read_parquet({_quoted(path)})")
+        for typed in self._typed:
+            typed.unlink()
+
+    def _view(self, query: str) -> None:
+        self.rows = query
+        self.run(f"CREATE OR REPLACE VIEW rows AS {query}")
 
     def run(self, sql: str) -> list[tuple[Any, ...]]:
         """Runs one statement; its whole result, which must be small."""
@@ -81,9 +101,9 @@ class Scratch:
             return self._connection.execute(sql).fetchall()
 
     def stream(self, sql: str) -> Iterator[pa.Table]:
-        """Runs a query; its result as tables of exactly `ROW_GROUP_ROWS` rows, the last one shorter."""
+        """Runs a query; its result as tables of `ROW_GROUP_ROWS` rows (see `rechunk`)."""
         with self._mistakes():
-            yield from rechunk(self._connection.sql(sql).to_arrow_reader(ROW_GROUP_ROWS), ROW_GROUP_ROWS)
+            yield from rechunk(self._connection.sql(sql).to_arrow_reader(_FETCHED), ROW_GROUP_ROWS)
 
     @contextmanager
     def _mistakes(self) -> Iterator[None]:
@@ -92,23 +112,33 @@ class Scratch:
         except self._errors as error:
             said = str(error).split("\n")[0]
             raise UserError(
-                f"{self._folder}: working files could not be written or sorted ({said}); free some disk space, "
-                "about twice what the log takes"
+                f"{self.folder}: working files could not be written or sorted ({said}); free some disk space, "
+                "about twice what the log takes, or shorten its texts and lists (`max_length`)"
             ) from None
 
 
+def write_typed(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """Writes typed rows to a file, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        for table in rechunk(batches, ROW_GROUP_ROWS):
+            writer.write_table(table)
+    partial.replace(path)
+
+
 def rechunk(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
-    """The same rows as tables of exactly `rows` rows, the last one shorter, each column in one chunk."""
+    """The same rows as tables of `rows` rows, fewer at the end and where they are large, each column in one chunk."""
     held: list[pa.Table] = []
-    have = 0
+    have = size = 0
     for batch in batches:
         held.append(pa.Table.from_batches([batch]))
         have += batch.num_rows
-        while have >= rows:
+        size += batch.nbytes
+        while have >= rows or size >= BYTES:
             whole = pa.concat_tables(held)
             yield whole.slice(0, rows).combine_chunks()
-            have -= rows
             held = [whole.slice(rows)]
+            have, size = held[0].num_rows, held[0].nbytes
     if have:
         yield pa.concat_tables(held).combine_chunks()
 

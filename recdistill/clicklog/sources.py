@@ -9,7 +9,8 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -18,12 +19,16 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from recdistill import remote
+from recdistill.clicklog.bounds import COLUMNS, batch_rows, dictionary_rows
 from recdistill.config.dataset import Files
 from recdistill.errors import UserError
+from recdistill.remote import Remote
 
 BATCH_ROWS = 1 << 16
 _BLOCK_BYTES = 1 << 23
 """A row of a text file must fit into one block."""
+_HEAD_BYTES = 1 << 16
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 _ESCAPED = re.compile(r"\[[*?[]\]")
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".pq": "parquet"}
@@ -34,7 +39,7 @@ _CODECS = {".gz": "gzip", ".zst": "zstd"}
 class Source:
     """One raw file. `name` is its path below the fixed part of the glob that found it, the same on every machine."""
 
-    path: Path
+    path: Path | Remote
     name: str
     format: str
     codec: str | None
@@ -54,26 +59,41 @@ def expand_path(text: str) -> str:
     return os.path.expanduser(_VARIABLE.sub(value, text))
 
 
+def _variables(pattern: str) -> str:
+    """What the environment variables in a path are, for a message."""
+    values = {name: os.environ.get(name) for name, _ in _VARIABLE.findall(pattern)}
+    return "".join(
+        f"the environment variable {name} in it is {repr(value) if value else 'not set'}; "
+        for name, value in values.items()
+    )
+
+
 def find(files: Files) -> list[Source]:
     """The files that `files.paths` name, each once: globs in their order, what one glob finds sorted by path.
 
     Raises:
-        UserError: a glob finds nothing, a folder is named, or a format cannot be told.
+        UserError: a glob finds nothing, a folder is named, or a format cannot be told; or see `remote.find`.
     """
-    found: dict[Path, Source] = {}
+    found: dict[Path | Remote, Source] = {}
     for pattern in files.paths:
         text = expand_path(pattern)
-        literal = os.path.exists(text)
-        paths = [text] if literal else sorted(glob.glob(text, recursive=True))
-        if not paths:
-            raise UserError(f"{text}: no file matches; paths are taken from the folder {Path.cwd()}")
-        if all(os.path.isdir(path) for path in paths):
-            raise UserError(f"{text}: this is a folder; name its files, as in {PurePath(text) / '*.parquet'}")
-        base = os.path.dirname(text) or "." if literal else _fixed_folder(text)
-        for path in map(Path, paths):
-            if path.is_file():
-                found.setdefault(path, _source(path, os.path.relpath(path, base), files))
+        named: Sequence[tuple[Path | Remote, str]] = remote.find(text) if remote.is_url(text) else _local(text)
+        if not named:
+            where = "is the prefix right?" if remote.is_url(text) else f"paths are taken from the folder {Path.cwd()}"
+            raise UserError(f"{text}: no file matches; {_variables(pattern)}{where}")
+        for path, name in named:
+            found.setdefault(path, _source(path, name, files))
     return list(found.values())
+
+
+def _local(text: str) -> list[tuple[Path, str]]:
+    """The files of this machine that a glob finds, and each one's path below its fixed folder."""
+    literal = os.path.exists(text)
+    paths = [text] if literal else sorted(glob.glob(text, recursive=True))
+    if paths and all(os.path.isdir(path) for path in paths):
+        raise UserError(f"{text}: this is a folder; name its files, as in {PurePath(text) / '*.parquet'}")
+    base = os.path.dirname(text) or "." if literal else _fixed_folder(text)
+    return [(path, os.path.relpath(path, base)) for path in map(Path, paths) if path.is_file()]
 
 
 def column_names(source: Source, files: Files) -> list[str]:
@@ -83,14 +103,16 @@ def column_names(source: Source, files: Files) -> list[str]:
         UserError: the file is empty, damaged or has two columns of one name.
     """
     if source.format == "parquet":
-        with _parquet_mistakes(source):
-            names = pq.read_schema(source.path).names
+        with open_parquet(source) as file:
+            names = file.schema_arrow.names
     elif files.columns is not None:
         names = files.columns
     else:
-        with _text_mistakes(source, files, []), _open_text(source, files, None) as reader:
-            names = reader.schema.names
-    twice = sorted({name for name in names if names.count(name) > 1})
+        with _text_mistakes(source, files, []):
+            _check_width(source, files)
+            with _open_text(source, files, None) as reader:
+                names = reader.schema.names
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
         raise UserError(f"{source.path}: column {twice[0]!r} is there twice; give every column a name of its own")
     return names
@@ -107,8 +129,14 @@ def read(
         UserError: the file is empty, damaged, not UTF-8, or a row has too few or too many values.
     """
     if source.format == "parquet":
-        with _parquet_mistakes(source), pq.ParquetFile(source.path, buffer_size=1 << 20) as file:
-            yield from file.iter_batches(BATCH_ROWS, row_groups=row_groups, columns=columns, use_threads=False)
+        with open_parquet(source) as file:
+            groups = range(file.num_row_groups) if row_groups is None else row_groups
+            rows = batch_rows(file, columns, groups, BATCH_ROWS, str(source.path))
+            if isinstance(source.path, Path):
+                rows = dictionary_rows(source.path, columns, groups, rows)
+            for batch in file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False):
+                batch.validate(full=True)  # Parquet does not see to it that text is UTF-8
+                yield batch
         return
     names = column_names(source, files)
     with _text_mistakes(source, files, names), _open_text(source, files, columns) as reader:
@@ -116,21 +144,39 @@ def read(
 
 
 @contextmanager
+def open_parquet(source: Source) -> Iterator[pq.ParquetFile]:
+    """A Parquet file of a log; what is wrong with it, found here or inside the block, is a `UserError`."""
+    with _parquet_mistakes(source):
+        if isinstance(source.path, Path):
+            opened, buffer = source.path, 1 << 20
+        else:
+            opened, buffer = source.path.open(), remote.BLOCK
+        with pq.ParquetFile(opened, buffer_size=buffer) as file:
+            yield file
+
+
+def open_bytes(source: Source) -> pa.NativeFile:
+    """What is in a text file, unpacked, from its beginning."""
+    if isinstance(source.path, Remote):
+        return source.path.stream(source.codec)
+    return pa.input_stream(str(source.path), compression=source.codec)
+
+
+@contextmanager
 def _open_text(source: Source, files: Files, columns: list[str] | None) -> Iterator[pyarrow.csv.CSVStreamingReader]:
     """A reader of `columns` as strings; without `columns`, one that is good for its column names only."""
-    delimiter = files.delimiter or ("\t" if source.format == "tsv" else ",")
     if source.path.stat().st_size == 0:
         raise UserError(
             f"{source.path}: the file is empty; expected {'rows' if files.columns else 'a header and rows'}"
         )
-    with pa.input_stream(str(source.path), compression=source.codec) as stream:
+    with open_bytes(source) as stream:
         yield pyarrow.csv.open_csv(
             stream,
             read_options=pyarrow.csv.ReadOptions(
                 use_threads=False, block_size=_BLOCK_BYTES, column_names=files.columns
             ),
             parse_options=pyarrow.csv.ParseOptions(
-                delimiter=delimiter,
+                delimiter=_delimiter(source, files),
                 quote_char='"' if files.quoting else False,
                 newlines_in_values=files.quoting,
             ),
@@ -143,11 +189,30 @@ def _open_text(source: Source, files: Files, columns: list[str] | None) -> Itera
         )
 
 
+def _delimiter(source: Source, files: Files) -> str:
+    return files.delimiter or ("\t" if source.format == "tsv" else ",")
+
+
+def _check_width(source: Source, files: Files) -> None:
+    """Refuses a header of very many columns before anything is made for each of them."""
+    head, delimiter = b"", _delimiter(source, files).encode()
+    with open_bytes(source) as stream:
+        while len(head) < _BLOCK_BYTES and (more := stream.read(_HEAD_BYTES)):
+            head += more
+            plain = b"".join(head.split(b'"')[::2]) if files.quoting else head
+            header, *rows = re.split(rb"[\r\n]", plain.lstrip(b"\r\n"), maxsplit=1)
+            if header.count(delimiter) >= COLUMNS:
+                raise UserError(f"{source.path}: a header of more than {COLUMNS:,} columns; {_hint(files)}")
+            if rows:
+                return
+
+
 @contextmanager
 def _text_mistakes(source: Source, files: Files, names: list[str]) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+        _refused(source, error)
         said = str(error).split("\n")[0]
         header = files.columns is None
         where = str(source.path)
@@ -168,7 +233,9 @@ def _text_mistakes(source: Source, files: Files, names: list[str]) -> Iterator[N
         if "Empty CSV" in said:
             raise UserError(f"{where}: the file holds no line with anything on it") from None
         kind = f"{source.codec}-compressed {source.format}" if source.codec else source.format
-        raise UserError(f"{where}: cannot be read as {kind} ({said})") from None
+        raise UserError(
+            f"{where}: cannot be read as {kind} ({said}); is the file whole, and its suffix right?"
+        ) from None
 
 
 def _hint(files: Files) -> str:
@@ -181,9 +248,16 @@ def _hint(files: Files) -> str:
 def _parquet_mistakes(source: Source) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        _refused(source, error)
         said = str(error).split("\n")[0]
         raise UserError(f"{source.path}: cannot be read as Parquet ({said}); is the file whole?") from None
+
+
+def _refused(source: Source, error: Exception) -> None:
+    """Tells what an object store had to say, if it was that."""
+    if isinstance(source.path, Remote) and isinstance(error, OSError) and (said := remote.refusal(error)):
+        raise UserError(f"{source.path}: {said}") from None
 
 
 def _fixed_folder(pattern: str) -> str:
@@ -195,7 +269,7 @@ def _fixed_folder(pattern: str) -> str:
     return os.path.join("", *(_ESCAPED.sub(lambda match: match[0][1], part) for part in parts[:fixed])) or "."
 
 
-def _source(path: Path, name: str, files: Files) -> Source:
+def _source(path: Path | Remote, name: str, files: Files) -> Source:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     codec = _CODECS.get(suffixes[-1]) if suffixes else None
     inner = suffixes[-2:-1] if codec else suffixes[-1:]

@@ -30,7 +30,7 @@ def arrange(scratch: Scratch, log: TypedLog) -> Counts:
             rows of one day with the same id.
     """
     spec = log.layout.spec
-    days = _rows_by_day(scratch) if has_clock(spec) else {}
+    days = rows_by_day(scratch) if has_clock(spec) else {}
     missing = _check_days(spec, days)
     columns = _split_sql(spec, log.rows, log.layout.users, list(days))
     scratch.arrange(columns, sort=not log.in_order or spec.split.by == "user_order")
@@ -54,9 +54,10 @@ def _split_sql(spec: Dataset, rows: int, users: dict[str, str], days: list[int])
     if split.by == "days":
         test, validation = int(split.test), int(split.validation)
         if len(days) <= test + validation:
+            shown = ", ".join(map(day_name, days[:3])) + (", ..." if len(days) > 3 else "")
             raise UserError(
-                f"split: {validation} validation and {test} test days leave none of the log's {len(days)} days "
-                "to train on; ask for fewer"
+                f"split: {validation} validation and {test} test days leave no day to train on: the log has "
+                f"{len(days)} ({shown}); ask for fewer, or see whether `time` names the right column and unit"
             )
         known = len(days) - test - validation
         first = known - min(known, split.train or known)
@@ -83,7 +84,8 @@ def _first_rows(count: str, validation: float, test: float) -> tuple[str, str]:
     return f"({count} - {tested} - {validated})", f"({count} - {tested})"
 
 
-def _rows_by_day(scratch: Scratch) -> dict[int, int]:
+def rows_by_day(scratch: Scratch) -> dict[int, int]:
+    """How many rows each day has, days counted from 1970, in order."""
     return dict(scratch.run(f'SELECT "time" // {DAY} AS day, count(*) FROM rows GROUP BY day ORDER BY day'))
 
 

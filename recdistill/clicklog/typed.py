@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +24,16 @@ Counts = Counter[tuple[str, str]]
 """What was counted and for which feature or side table -> rows."""
 
 
+class Tally(NamedTuple):
+    """What was found out about some rows on the way (see `TypedLog`); the times are those of the first and the last."""
+
+    rows: int
+    counts: Counts
+    in_order: bool
+    first_time: int | None
+    last_time: int | None
+
+
 class TypedLog:
     """A raw log, read once as typed batches by iterating.
 
@@ -32,27 +44,65 @@ class TypedLog:
         has_label: whether the log has the label's column; it must, unless the layout is for scoring.
     """
 
+    in_order: bool
+
     def __init__(self, spec: Dataset, scoring: bool = False) -> None:
         assert spec.log is not None
         self.layout = Layout(spec, scoring)
-        self.rows, self.files_done, self.in_order = 0, 0, True
-        self.counts: Counts = Counter()
-        self._files, self._scoring, self._last_time = spec.log, scoring, -(2**63)
+        self._files, self._scoring = spec.log, scoring
+        self._begin()
         self.sources = find(spec.log)
         self._tables = [SideTable(join) for join in spec.joins]
         self._log_columns = self._choose_columns(column_names(self.sources[0], spec.log))
         self._check_names()
 
+    def __reduce__(self) -> Any:
+        return TypedLog, (self.layout.spec, self._scoring)
+
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        for source in self.sources:
+        yield from self.read(self.sources)
+        self.refuse_empty()
+
+    def part(self) -> TypedLog:
+        """The same log with a tally of its own, to read some of its files."""
+        other = copy.copy(self)
+        other._begin()
+        return other
+
+    @property
+    def tally(self) -> Tally:
+        """What was found out so far."""
+        return Tally(self.rows, self.counts, self.in_order, self._first_time, self._last_time)
+
+    def add(self, tally: Tally) -> None:
+        """Takes what was found out about the files that come next."""
+        self.rows += tally.rows
+        self.counts.update(tally.counts)
+        self.in_order = self.in_order and tally.in_order
+        if tally.first_time is not None:
+            self._watch_order(np.array([tally.first_time, tally.last_time]))
+
+    def refuse_empty(self) -> None:
+        """Raises `UserError` where no row was read."""
+        if not self.rows:
+            raise UserError(f"{self.sources[0].path}: the log has no rows")
+
+    def read(self, sources: Sequence[Source]) -> Iterator[pa.RecordBatch]:
+        """Typed batches of these files; `$position` counts from the first row that is read."""
+        for source in sources:
             first = 0
             for batch in self._read(source):
                 if batch.num_rows:
                     yield self._typed(Cells(batch, source, first, self._files, self._tables, self.counts))
                 first += batch.num_rows
             self.files_done += 1
-        if not self.rows:
-            raise UserError(f"{self.sources[0].path}: the log has no rows")
+
+    def _begin(self) -> None:
+        self.rows, self.files_done = 0, 0
+        self.in_order = True
+        self.counts: Counts = Counter()
+        self._first_time: int | None = None
+        self._last_time = -(2**63)
 
     def _choose_columns(self, names: list[str]) -> list[str]:
         """Decides which columns come from side tables and loads those; returns which come from the log."""
@@ -66,6 +116,10 @@ class TypedLog:
                 f"{self.sources[0].path}: there is no column {label!r}, which histories of positive or negative rows "
                 "need; leave its cell empty in rows whose outcome is not known yet"
             )
+        if not self.has_label and not self._scoring:
+            said = no_column(self.sources[0], label, names)
+            hint = "; `label: {column: ...}` names the one that says who clicked" if len(names) > 1 else ""
+            raise UserError(said + hint)
         needs = list(dict.fromkeys([*needs, *(table.on for table in self._tables)]))
         taken = origins(self.sources[0], names, self._tables, needs)
         for table in self._tables:
@@ -125,11 +179,11 @@ class TypedLog:
         if not self.has_label:
             return pa.nulls(cells.rows, pa.int8())
         column, rule = cells[self.layout.spec.label.column], self.layout.spec.label
+        numbers = values.text(column) if rule.equals is not None else values.numbers(column, _expected_label(rule))
         if not self._scoring:
-            column.refuse(pc.is_null(column.cells), _expected_label(rule))
+            column.refuse(pc.is_null(numbers), _expected_label(rule))
         if rule.equals is not None:
-            return pc.equal(values.text(column), rule.equals).cast(pa.int8())
-        numbers = values.numbers(column)
+            return pc.equal(numbers, rule.equals).cast(pa.int8())
         if rule.at_least is not None:
             return pc.greater_equal(numbers, rule.at_least).cast(pa.int8())
         column.refuse(pc.and_(pc.not_equal(numbers, 0.0), pc.not_equal(numbers, 1.0)), _expected_label(rule))
@@ -140,15 +194,17 @@ class TypedLog:
         if isinstance(feature, Single):
             return values.text(column)
         if isinstance(feature, Bag):
-            bags, longer = values.truncate(values.lists(column, feature.delimiter), feature.max_length)
+            bags, longer = values.lists(column, feature.delimiter, feature.max_length)
             if longer:
                 self.counts["truncated", name] += longer
             return bags
-        return values.numbers(column)
+        return values.numbers(column, "a number; `nulls` beside `paths` says what is none, `kind: single` takes words")
 
     def _watch_order(self, times: np.ndarray) -> None:
-        self.in_order = self.in_order and self._last_time <= times[0] and bool((np.diff(times) >= 0).all())
+        self.in_order = self.in_order and self._last_time <= times[0] and bool((times[1:] >= times[:-1]).all())
         self._last_time = int(times[-1])
+        if self._first_time is None:
+            self._first_time = int(times[0])
 
 
 class Cells:
@@ -183,4 +239,8 @@ def _bounded(column: Column, high: float, expected: str) -> pa.Array:
 def _expected_label(rule: Label) -> str:
     if rule.equals is not None:
         return "a value to compare with `equals`"
-    return "0 or 1, or a rule in `label`" if rule.at_least is None else "a number to compare with `at_least`"
+    return (
+        "0 or 1, or a rule such as `label: {equals: yes}` or `{at_least: 4}`"
+        if rule.at_least is None
+        else "a number to compare with `at_least`"
+    )

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recdistill.clicklog.bounds import TEXT_BYTES
 from recdistill.errors import UserError
 
 _WHOLE = 2.0**53
@@ -22,6 +23,7 @@ _MICROS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _ZONE = r":.*(Z|[+-]\d\d(:?\d\d)?)$"
 _LAST_TIME = 7_258_118_400 * 1_000_000
 """The year 2200 in microseconds; a later time was read in the wrong unit."""
+_POSSIBLE_TIME = "a time between 1970 and 2200"
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,16 @@ class Column:
         flags = np.asarray(pc.fill_null(bad, False)) if isinstance(bad, pa.Array) else bad
         if flags.any():
             index = int(flags.argmax())
-            value = self.cells[index].as_py()
-            said = "is missing" if value is None else f"is {reprlib.repr(value)}"
+            cell = self.cells[index]
+            said = f"is {_shown(cell)}" if cell.is_valid else "is missing"
             raise UserError(f"{self.place(index)}: {said}; expected {expected}")
+
+
+def _shown(cell: pa.Scalar) -> str:
+    try:
+        return reprlib.repr(cell.as_py())
+    except (ValueError, OverflowError, LookupError):  # a time that Python has no number or no zone for
+        return f"no {cell.type} that can be shown"
 
 
 def drop_nulls(cells: pa.Array, nulls: list[str]) -> pa.Array:
@@ -65,16 +74,21 @@ def drop_nulls(cells: pa.Array, nulls: list[str]) -> pa.Array:
 
 
 def text(column: Column) -> pa.StringArray:
-    """Cells as text: whole floats without a decimal point, booleans as true and false."""
-    return _text(column.cells, column)
+    """Cells as text: whole floats without a decimal point, booleans as true and false; long ones are refused."""
+    found = _text(column.cells, column)
+    column.refuse(_long(found), f"at most {TEXT_BYTES:,} bytes of text")
+    return found
 
 
-def numbers(column: Column) -> pa.DoubleArray:
-    """Cells as float64; NaN is null, an infinite one stays."""
+def numbers(column: Column, expected: str = "a number") -> pa.DoubleArray:
+    """Cells as float64; NaN is null, an infinite one stays. `expected` is for messages."""
     kind = column.cells.type
     if pa.types.is_temporal(kind) or pa.types.is_nested(kind) or _is_binary(kind):
         raise UserError(f"{column.file}, column {column.name!r}: holds {kind}; expected numbers")
-    parsed = _parse(column, lambda cells: pc.cast(cells, pa.float64(), safe=False), "a number")
+    try:
+        parsed = _parse(column, lambda cells: pc.cast(cells, pa.float64(), safe=False), expected)
+    except pa.ArrowNotImplementedError:
+        raise UserError(f"{column.file}, column {column.name!r}: holds {kind}; expected numbers") from None
     return pc.if_else(pc.is_nan(parsed), pa.scalar(None, pa.float64()), parsed)
 
 
@@ -92,16 +106,16 @@ def micros(column: Column, unit: str) -> pa.Int64Array:
         raise UserError(f"{column.file}, column {column.name!r}: holds {column.cells.type}; expected `unit: datetime`")
     else:
         scale = _MICROS[unit]
-        clock = numbers(column)
+        clock = numbers(column, f"a number; is `unit: {unit}` right, or is it `unit: datetime`?")
         column.refuse(pc.is_null(clock), "a time")
         limit = _LAST_TIME // scale
         inside = pc.and_(pc.greater_equal(clock, 0.0), pc.less_equal(clock, float(limit)))
-        column.refuse(pc.invert(inside), f"a time between 1970 and 2200; is `unit: {unit}` right?")
+        column.refuse(pc.invert(inside), f"{_POSSIBLE_TIME}; is `unit: {unit}` right?")
         exact = _exact(column.cells)
         instants = pc.round(pc.multiply(clock, float(scale))).cast(pa.int64())
         return instants if exact is None else pc.multiply(exact, scale)
     column.refuse(pc.is_null(instants), "a time")
-    column.refuse(pc.or_(pc.less(instants, 0), pc.greater(instants, _LAST_TIME)), "a time between 1970 and 2200")
+    column.refuse(pc.or_(pc.less(instants, 0), pc.greater(instants, _LAST_TIME)), _POSSIBLE_TIME)
     return instants
 
 
@@ -126,40 +140,45 @@ def _exact(cells: pa.Array) -> pa.Int64Array | None:
         return None
 
 
-def lists(column: Column, delimiter: str | None) -> pa.ListArray:
-    """Cells as lists of text without empty or null elements; a missing cell is an empty list."""
+def lists(column: Column, delimiter: str | None, most: int | None = None) -> tuple[pa.ListArray, int]:
+    """Cells as lists of text, the first `most` elements that are neither empty nor null, and how many lists had more.
+
+    A missing cell is an empty list. What is cut off is not turned into text: a row may have millions of elements.
+    """
     cells = column.cells
     if _is_list(cells.type):
         elements = cells.cast(pa.list_(cells.type.value_type))
-        values = _text(drop_nulls(pc.list_flatten(elements), []), column)
+        values = pc.list_flatten(elements)
+        values = drop_nulls(_text(values, column) if _is_binary(values.type) else values, [""])
     elif delimiter is not None:
-        elements = pc.split_pattern(text(column), delimiter)
-        values = pc.utf8_trim_whitespace(pc.list_flatten(elements))
+        elements = pc.split_pattern(_text(cells, column), delimiter)
+        values = drop_nulls(pc.utf8_trim_whitespace(pc.list_flatten(elements)), [""])
     else:
         raise UserError(
             f"{column.file}, column {column.name!r}: holds {cells.type}, not lists; say at what `delimiter` it is cut"
         )
-    keep = np.asarray(pc.fill_null(pc.not_equal(values, ""), False))
-    parents = np.repeat(np.arange(len(cells)), np.asarray(pc.fill_null(pc.list_value_length(elements), 0)))
-    return _lists(len(cells), parents[keep], values.filter(pa.array(keep)))
+    keep = np.asarray(values.is_valid())
+    sizes = np.asarray(pc.fill_null(pc.list_value_length(elements), 0))
+    ends = _offsets(sizes)
+    before = np.concatenate([np.zeros(1, np.int32), np.cumsum(keep, dtype=np.int32)])
+    full = np.diff(before[ends])
+    kept = full if most is None else np.minimum(full, most)
+    if kept is not full:
+        keep = keep & (before[:-1] - np.repeat(before[ends[:-1]], sizes) < most)
+    words = _text(values.filter(pa.array(keep)), column)
+    starts = _offsets(kept)
+    if (long := np.asarray(_long(words))).any():
+        row = int(np.searchsorted(starts, long.argmax(), side="right")) - 1
+        raise UserError(f"{column.place(row)}: has an element of more than {TEXT_BYTES:,} bytes; expected short texts")
+    return pa.ListArray.from_arrays(pa.array(starts), words), int((full > kept).sum())
 
 
-def truncate(bags: pa.ListArray, length: int) -> tuple[pa.ListArray, int]:
-    """The first `length` elements of each list, and how many lists had more."""
-    sizes = np.asarray(pc.list_value_length(bags))
-    longer = int((sizes > length).sum())
-    if not longer:
-        return bags, 0
-    parents = np.repeat(np.arange(len(bags)), sizes)
-    at = np.arange(len(parents)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    keep = at < length
-    return _lists(len(bags), parents[keep], pc.list_flatten(bags).filter(pa.array(keep))), longer
+def _long(words: pa.StringArray) -> pa.BooleanArray:
+    return pc.fill_null(pc.greater(pc.binary_length(words), TEXT_BYTES), False)
 
 
-def _lists(rows: int, parents: np.ndarray, values: pa.Array) -> pa.ListArray:
-    sizes = np.bincount(parents, minlength=rows)
-    offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(sizes, dtype=np.int32)])
-    return pa.ListArray.from_arrays(pa.array(offsets), values)
+def _offsets(sizes: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.int32), np.cumsum(sizes, dtype=np.int32)])
 
 
 def _text(cells: pa.Array, column: Column) -> pa.StringArray:
@@ -177,9 +196,10 @@ def _text(cells: pa.Array, column: Column) -> pa.StringArray:
 
 
 def _datetimes(column: Column) -> pa.Int64Array:
-    cells, kind = column.cells, column.cells.type
+    kind = column.cells.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        return pc.cast(cells, pa.timestamp("us", getattr(kind, "tz", None)), safe=False).cast(pa.int64())
+        micros = pc.CastOptions(pa.timestamp("us", getattr(kind, "tz", None)), allow_time_truncate=True)
+        return _parse(column, lambda part: pc.cast(part, options=micros).cast(pa.int64()), _POSSIBLE_TIME)
     if not pa.types.is_string(kind):
         raise UserError(
             f"{column.file}, column {column.name!r}: holds {kind}; expected dates as in 2026-01-31 23:59:59, "
@@ -222,4 +242,5 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    return any(is_binary(kind) for is_binary in kinds)

@@ -7,21 +7,22 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from recdistill.config.base import NAME, Section, expand
+from recdistill.config.base import MAX_NAMES, NAME, Location, Section, expand
 
 
 class Files(Section):
     """Files of one table. Suffixes .gz and .zst are read as they are.
 
-    `paths` are globs; a shell-style default is understood: `${RECDISTILL_DATA:-../shared/data}/frappe/*.parquet`.
+    `paths` are globs, of this machine or of an object store (`s3://bucket/...`); a shell-style default is understood:
+    `${RECDISTILL_DATA:-../shared/data}/frappe/*.parquet`.
     """
 
-    paths: list[str] = Field(min_length=1)
+    paths: list[Location] = Field(min_length=1)
     format: Literal["csv", "tsv", "parquet"] | None = None
     """By suffix when absent."""
     columns: list[str] | None = None
     """Names of the columns of a text file without a header, in order; Parquet has its own."""
-    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    delimiter: str | None = None
     """What stands between two values of a text file: comma for csv, tab for tsv when absent."""
     quoting: bool = True
     """Whether `"` around a value of a text file is not part of it, so that a delimiter or a line break may be."""
@@ -31,6 +32,13 @@ class Files(Section):
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_byte(cls, value: str | None) -> str | None:
+        if value is not None and (len(value) != 1 or not value.isascii() or value in '"\r\n'):
+            raise ValueError(f"expected one ASCII character that ends no line and is no quote, came {value!r}")
+        return value
 
     @field_validator("columns", mode="before")
     @classmethod
@@ -234,6 +242,8 @@ class Dataset(Section):
                 if name in out:
                     raise ValueError(f"feature {name!r} is given twice")
                 out[name] = feature
+            if len(out) > MAX_NAMES:
+                raise ValueError(f"more than {MAX_NAMES:,} features")
         return out
 
     @model_validator(mode="after")

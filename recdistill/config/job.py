@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from recdistill.config.base import NAME, Section, expand, nearest
+from recdistill.config.base import MOST_TOLD, NAME, Location, Section, expand, nearest
 from recdistill.config.dataset import Dataset, Dense, History
 from recdistill.config.models import FileTeacher, Student, Teachers, Train
 from recdistill.config.service import Service
+from recdistill.remote import is_url
 
 Method = Literal["alone", "single", "mean", "hint", "confidence", "diverse"]
 METHODS: tuple[Method, ...] = ("alone", "single", "mean", "hint", "confidence", "diverse")
@@ -26,8 +27,6 @@ class Diverse(Section):
     answer_weight: float = Field(0.5, ge=0)
     questions: float = Field(0.25, gt=0, le=1)
     """The share of a batch's rows on which teachers are asked questions; their logits count on all of them."""
-    keep: float = Field(1.0, gt=0, le=1)
-    """The fraction of (row, teacher) pairs that are asked; the least important are skipped."""
 
 
 class Recombine(Section):
@@ -108,6 +107,8 @@ class Launch(Section):
     """Processes that the command starts on this machine; with GPUs, one for each."""
     row_wise: list[str] = []
     """Features whose tables are cut by rows over all ranks. Elsewhere the planner decides: whole, or by rows."""
+    engine: Literal["here", "processes", "ray"] = "here"
+    """Who reads the log, encodes its days and has teachers score its parts, which are all maps (see `spread.py`)."""
 
     @field_validator("row_wise", mode="before")
     @classmethod
@@ -127,7 +128,16 @@ class Job(Section):
     workers: int = Field(0, ge=0)
     """Processes that train models side by side, one thread each; 0 is one a core. Without meaning for ranks."""
     launch: Launch = Launch()
+    store: Location | None = None
+    """Where runs share what their stages made, as `s3://bucket/prefix`: the same work is done once (see `store.py`)."""
     service: Service = Service()
+
+    @field_validator("store")
+    @classmethod
+    def _is_remote(cls, value: str | None) -> str | None:
+        if value is not None and (not is_url(value) or value.startswith("file:")):
+            raise ValueError("expected a place in an object store, like s3://bucket/prefix")
+        return value
 
     @model_validator(mode="after")
     def _features_exist(self) -> Job:
@@ -143,10 +153,10 @@ class Job(Section):
         asked.append(("launch.row_wise", self.launch.row_wise))
         groups = self.distill.recombine.groups if self.distill.recombine else []
         asked += [("distill.recombine.groups", group) for group in groups]
-        problems = []
+        problems: list[str] = []
         for where, names in asked:
             for name in names or []:
-                if name not in known:
+                if name not in known and len(problems) < MOST_TOLD:
                     problems.append(f"{where}: no feature {name!r} in dataset.features{nearest(name, known)}")
             if (
                 names

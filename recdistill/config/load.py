@@ -8,10 +8,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from recdistill.config.base import MOST_TOLD, nearest
 from recdistill.config.job import Job
 from recdistill.config.mistakes import sentences
+from recdistill.config.yaml12 import MAX_DEPTH, dump, parse
 from recdistill.config.yaml12 import Path as Key
-from recdistill.config.yaml12 import dump, parse
 from recdistill.errors import UserError
 
 MAX_BYTES = 1 << 20
@@ -43,8 +44,9 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
         return Job.model_validate(data)
     except ValidationError as error:
         found = sentences(error.errors(include_url=False), Job, data, place)
-        head = f"{name}: {len(found)} mistakes\n  " if len(found) > 1 else ""
-        raise UserError(head + "\n  ".join(found)) from None
+        more = " or more" if len(found) == MOST_TOLD else ""
+        head = [f"{name}: {len(found)} mistakes{more}"] if len(found) > 1 else []
+        raise UserError(*head, *found) from None
 
 
 def dump_job(job: Job) -> str:
@@ -60,7 +62,10 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError:
         raise UserError(f"{path}: not text in UTF-8; expected a job file in YAML") from None
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such job file") from None
+        near = nearest(path.name, [other.name for other in path.parent.glob("*.y*ml")])
+        raise UserError(
+            f"{path}: there is no such job file{near or f'; `recdistill init LOG --out {path}` drafts one'}"
+        ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read as a job file ({error.strerror})") from None
 
@@ -74,6 +79,8 @@ def _override(data: dict[str, Any], text: str) -> Key:
     target: Any = data
     path: list[str | int] = []
     rest = key.split(".")
+    if len(rest) > MAX_DEPTH:
+        raise UserError(f"--set {text}: {len(rest)} keys within each other; a job has at most {MAX_DEPTH}")
     while True:
         step, rest = _step(target, rest, text)
         path.append(step)
@@ -89,7 +96,7 @@ def _override(data: dict[str, Any], text: str) -> Key:
 def _step(target: Any, parts: list[str], text: str) -> tuple[str | int, list[str]]:
     """The next key on the way and what is left of it. Names may hold dots, so the longest that exists is taken."""
     if isinstance(target, list):
-        if not parts[0].isdecimal() or int(parts[0]) >= len(target):
+        if parts[0] not in map(str, range(len(target))):
             raise UserError(f"--set {text}: {parts[0]!r} is no position in a list of {len(target)} (they begin at 0)")
         return int(parts[0]), parts[1:]
     if not isinstance(target, dict):

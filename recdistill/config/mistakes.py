@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterable
 from types import NoneType, UnionType
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from recdistill.config.base import expand, nearest
+from recdistill.config.base import MOST_TOLD, expand, nearest
 from recdistill.config.yaml12 import Path
 
 _EXPECTED = {
@@ -27,7 +28,9 @@ _EXPECTED = {
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
     "too_short": "{min_length} or more entries",
-    "string_pattern_mismatch": "a name of letters, digits, '_', '.' and '-', not beginning with a digit",
+    "string_pattern_mismatch": (
+        "a name of letters, digits, '_', '.' and '-', at most 100 of them, not beginning with a digit"
+    ),
     "literal_error": "{expected}",
     "union_tag_invalid": "{expected_tags}",
 }
@@ -38,7 +41,7 @@ _PLACED = re.compile(r"^(?P<key>[A-Za-z_][\w.-]*): (?P<text>.*)$", re.DOTALL)
 def sentences(
     errors: Iterable[ErrorDetails], model: type[BaseModel], data: Any, place: Callable[[Path], tuple[int, str]]
 ) -> list[str]:
-    """One sentence for each mistake, in the file's order, none twice.
+    """One sentence for each mistake, at most `MOST_TOLD` of them, in the file's order, none twice.
 
     Args:
         errors: what pydantic found when it read `data` as `model`.
@@ -47,9 +50,9 @@ def sentences(
         place: gives, for the path of a value, a sort key and the words that say where it stands.
     """
     found: dict[str, int] = {}
-    for error in errors:
+    for error in itertools.islice(errors, 50 * MOST_TOLD):  # a short form of many names makes many of one
         path = _path(error["loc"], data)
-        for at, text in _texts(error, path, model, data):
+        for at, text in _texts(error, path, model, data)[: MOST_TOLD - len(found)]:
             order, where = place(at)
             key = ".".join(str(part) for part in at)
             found.setdefault(f"{where}: {key}: {text}" if key else f"{where}: {text}", order)
@@ -112,6 +115,8 @@ def _path(loc: tuple[int | str, ...], data: Any) -> Path:
 
 
 def _spells(key: str, part: int | str) -> bool:
+    if "," not in key and ".." not in key:
+        return False
     try:
         return part in expand(key)
     except ValueError:

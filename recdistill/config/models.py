@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from recdistill.config.base import NAME, Section, expand
+from recdistill.config.base import NAME, Location, Section, expand
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Rate = Annotated[float, Field(gt=0, le=10)]
@@ -87,7 +87,7 @@ class FileTeacher(Section):
     """A teacher known only by what it said: Parquet with `example_id`, `logit` and, if any, `embedding`."""
 
     kind: Literal["file"]
-    paths: list[str] = Field(min_length=1)
+    paths: list[Location] = Field(min_length=1)
     negative_keep_rate: float = Field(1.0, gt=0, le=1)
     """The keep-rate of the log it was trained on; its logits are moved to this dataset's own."""
     seen: Literal["unseen", "in_sample"] = "unseen"
@@ -105,6 +105,31 @@ Member = Annotated[DlrmTeacher | SklearnTeacher | FileTeacher, Field(discriminat
 MemberName = Annotated[str, Field(pattern=NAME)]
 
 
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Route(Section):
+    """Which teachers are asked about which rows: those that a router finds important before they are asked.
+
+    It learns from validation rows, which every teacher answers anyway (see `distill.router`). It decides about training
+    rows and recombined ones; validation and test rows are answered by all.
+    """
+
+    keep: float = Field(1.0, gt=0, le=1)
+    """The share of (row, teacher) pairs that are computed; each row's most important teacher is always asked."""
+    curve: list[Share] = []
+    """Shares of pairs that could be saved: `diverse` is trained on so much less too, and the report shows what that
+    costs."""
+
+    @model_validator(mode="after")
+    def _within(self) -> Route:
+        if len(set(self.curve)) < len(self.curve):
+            raise ValueError("`curve` must not repeat a share")
+        if self.curve and self.keep < 1:
+            raise ValueError("`curve` is drawn from all pairs: it needs `keep: 1`")
+        return self
+
+
 class Teachers(Section):
     """The job's `teachers:` section: the committee, and which rows each member may score.
 
@@ -119,6 +144,8 @@ class Teachers(Section):
     folds: int = Field(5, ge=2, le=50)
     teacher_days: float = Field(0.5, gt=0, lt=1)
     """For `later_days`: the fraction of training days that teachers learn from."""
+    route: Route | None = None
+    """Ask about fewer rows; every teacher answers every row when absent."""
     foundation: MemberName = "foundation"
     members: dict[MemberName, Member] = Field(min_length=1)
 
@@ -126,7 +153,10 @@ class Teachers(Section):
     def _has_foundation(self) -> Teachers:
         member = self.members.get(self.foundation)
         if not isinstance(member, DlrmTeacher | FileTeacher):
-            raise ValueError(f"the foundation {self.foundation!r} must be one of the members, of kind dlrm or file")
+            raise ValueError(
+                f"the foundation {self.foundation!r} must be one of the members, of kind dlrm or file; "
+                "`teachers.foundation` names it"
+            )
         if isinstance(member, FileTeacher) and not member.parameters:
             raise ValueError(f"the foundation {self.foundation!r} must say how many `parameters` it has")
         if isinstance(member, DlrmTeacher) and member.rows is not None:

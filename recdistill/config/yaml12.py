@@ -22,7 +22,10 @@ MAX_VALUES = 100_000
 """The most values of one file, counted after aliases are followed."""
 MAX_DEPTH = 50
 
-_MERGE = "tag:yaml.org,2002:merge"
+_TAG = "tag:yaml.org,2002:"
+_MERGE = f"{_TAG}merge"
+_TAGS = {"scalar": ("str", "bool", "int", "float", "null"), "sequence": ("seq",), "mapping": ("map",)}
+"""What a value of each kind may be; other tags, which a file may name itself, have no meaning here."""
 _RESOLVERS = [
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?(?:0|[1-9][0-9_]*)", "-+0123456789"),
@@ -38,7 +41,16 @@ _RESOLVERS = [
 
 
 class _Loader(yaml.SafeLoader):
+    """Knows the implicit types below alone, and gives up early on a file of very many values."""
+
     yaml_implicit_resolvers: dict[Any, Any] = {}
+    nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.nodes += 1
+        if self.nodes > 2 * MAX_VALUES:  # keys are nodes, too
+            raise yaml.MarkedYAMLError(problem=f"more than {MAX_VALUES:,} values", problem_mark=self.get_mark())
+        return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -52,7 +64,7 @@ class _Dumper(yaml.SafeDumper):
 
 for _tag, _pattern, _first in _RESOLVERS:
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
+        _class.add_implicit_resolver(f"{_TAG}{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
 
 
 @dataclass
@@ -74,10 +86,14 @@ def parse(text: str, name: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}" if mark else name
+        if "'\\t'" in str(error.problem):
+            raise UserError(f"{where}: a tab where YAML wants spaces; indent with spaces") from None
         context = f" {error.context}" if error.context else ""
         raise UserError(f"{where}: not readable as YAML: {error.problem}{context}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{name}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{name}: not readable as YAML: {error}") from None
     except RecursionError:
         raise UserError(f"{name}: nested more than {MAX_DEPTH} deep; expected a job description") from None
     reader = _Reader(name)
@@ -103,6 +119,9 @@ class _Reader:
         self._count_one(node)
         if len(path) > MAX_DEPTH:
             raise self._error(node, f"nested more than {MAX_DEPTH} deep (an alias that holds itself?)")
+        kind: str = node.id  # type: ignore[attr-defined]  # every node has one; its stubs do not know
+        if node.tag.removeprefix(_TAG) not in _TAGS[kind]:
+            raise self._error(node, f"not a plain value (a {kind} with the tag {node.tag!r})")
         if isinstance(node, yaml.MappingNode):
             return {key: self.value(child, (*path, key)) for key, child in self._entries(node, path).items()}
         if isinstance(node, yaml.SequenceNode):
@@ -113,10 +132,11 @@ class _Reader:
             scalar = self._scalars.construct_object(node)
             if isinstance(scalar, str):
                 scalar.encode()
+            if isinstance(scalar, int) and abs(scalar) >= 2**63:
+                raise ValueError("a whole number of more than 64 bits")
             return scalar
-        except (yaml.YAMLError, ValueError) as error:
-            problem = getattr(error, "problem", None) or str(error)
-            raise self._error(node, f"not a plain value ({problem})") from None
+        except (ValueError, LookupError) as error:
+            raise self._error(node, f"not a plain value ({error})") from None
 
     def _entries(self, node: yaml.MappingNode, path: Path) -> dict[str, yaml.Node]:
         """A mapping's values by key, after merge keys (`<<: *base`), which lose against its own keys."""

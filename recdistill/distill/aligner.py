@@ -73,8 +73,6 @@ class QAAligner(Method):
         h = hidden.detach()
         asked = said.present
         score = self._score(h)
-        if self.settings.keep < 1:
-            asked = asked & self._most_important(masked_softmax(score.detach(), asked), asked)
         heard = torch.cat([said.logit * asked, asked.to(h.dtype)], dim=1)
         before, p = masked_softmax(score, asked), masked_softmax(score + self.heard(heard), asked)
         committee = (p * said.logit).sum(1)
@@ -119,12 +117,6 @@ class QAAligner(Method):
             b = self.translate((self.answer_rows[i](answer) + own_answer[i]).relu())
             out.append(b if everyone else b.new_zeros(len(row), b.shape[1]).index_copy(0, rows, b))
         return torch.stack(out, dim=1)
-
-    def _most_important(self, p: Tensor, present: Tensor) -> Tensor:
-        """The `keep` fraction of the batch's present pairs with the largest importance; each row's best is kept."""
-        keep = max(1, round(self.settings.keep * int(present.sum())))
-        threshold = p[present].topk(keep).values[-1] if bool(present.any()) else 0.0
-        return (p >= threshold) | (p == p.max(1, keepdim=True).values)
 
 
 class _Interactive(nn.Module):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recdistill.clicklog.batches import Batch
+from recdistill.teachers.codes import decode
 from recdistill.teachers.protocol import Upper
 
 
@@ -27,8 +28,8 @@ class Member:
 class Answers:
     """The cached answers of n teachers on B rows.
 
-    `logit` float32 [B, n], calibrated, 0 where absent; `present` bool [B, n]; `embedding` float16 [B, dim_i] for each
-    teacher, zeros where absent, [B, 0] where none was read.
+    `logit` float32 [B, n], calibrated, 0 where absent; `present` bool [B, n]; `embedding` for each teacher: uint8 as it
+    was cached, or float32 [B, dim_i] with zeros where absent, after `first`; [B, 0] where none was read.
     """
 
     logit: Tensor
@@ -37,7 +38,7 @@ class Answers:
 
     def first(self, rows: int) -> Answers:
         """What was said about the first rows, embeddings as float32."""
-        embedding = [vectors[:rows].float() for vectors in self.embedding]
+        embedding = [decode(codes[:rows]) if codes.shape[1] else codes[:rows] for codes in self.embedding]
         return Answers(self.logit[:rows], self.present[:rows], embedding)
 
 

@@ -29,6 +29,7 @@ from recdistill.models.sharding import device
 from recdistill.models.task import validation_ne
 from recdistill.models.trainer import Position, fit, load_best
 from recdistill.teachers.protocol import open_upper
+from recdistill.teachers.routes import Routed
 from recdistill.teachers.shards import TeacherCache, joined
 from recdistill.teachers.versions import FINAL
 
@@ -49,16 +50,22 @@ class Materials:
     """The dataset of recombined rows and the caches of what teachers said about them."""
     start: Start | None = None
     """An earlier student, where this one begins."""
+    routed: Routed | None = None
+    """Which of the answers count, where not all of them do."""
 
     def open(self) -> Opened:
         """The datasets, their caches and the members with their frozen upper layers."""
-        shown = _asked(self.dataset, self.caches, self.foundation_first)
+        shown = _asked(self.dataset, self.caches, self.foundation_first, "train", self.routed)
         members = []
         for cache in shown.caches:
             trained_here = FINAL in cache.manifest.versions
             upper = open_upper(self.teachers / cache.name / FINAL) if trained_here else None
             members.append(Member(cache.name, cache.dim, upper))
-        more = None if self.recombined is None else _asked(*self.recombined, self.foundation_first, "unlabelled")
+        more = (
+            None
+            if self.recombined is None
+            else _asked(*self.recombined, self.foundation_first, "unlabelled", self.routed)
+        )
         return Opened(shown, more, members, self.start)
 
 
@@ -68,7 +75,8 @@ class Asked:
 
     dataset: Dataset
     caches: list[TeacherCache]
-    split: SplitName = "train"
+    split: SplitName
+    routed: Routed | None
 
     def steps(self, batch_size: int) -> int:
         """Batches of an epoch, but for the short ones at the ends of blocks."""
@@ -78,6 +86,8 @@ class Asked:
         """One epoch of shuffled training batches with the columns that the method reads."""
         reads = method.reads if self.split == "train" else method.reads_recombined
         join = None if reads == "nothing" else joined(self.caches, embedding=reads == "embeddings")
+        if join is not None and self.routed is not None:
+            join = self.routed.without(join)
         return batches(
             self.dataset, Rows(self.split), batch_size, shuffle=generator, join=join, features=shape.features
         )
@@ -93,11 +103,11 @@ class Opened:
     start: Start | None = None
 
 
-def _asked(dataset: Path, caches: Path, names: tuple[str, ...], split: SplitName = "train") -> Asked:
+def _asked(dataset: Path, caches: Path, names: tuple[str, ...], split: SplitName, routed: Routed | None) -> Asked:
     """A teacher without a cache there answers none of the rows: it is known by a file alone."""
     opened = Dataset(dataset)
     there = [name for name in names if (caches / name).exists()]
-    return Asked(opened, [TeacherCache(caches / name, opened) for name in there], split)
+    return Asked(opened, [TeacherCache(caches / name, opened) for name in there], split, routed)
 
 
 def make_method(name: MethodName, members: list[Member], hidden: int, settings: Distill) -> Method:

@@ -9,11 +9,11 @@ import torch.distributed.checkpoint as dcp
 
 from recdistill.clicklog.schema import Dataset
 from recdistill.distill.methods import Distiller
-from recdistill.files import file_sha256, read_json
+from recdistill.files import file_sha256, verify
 from recdistill.models.carry import carry
 from recdistill.models.frozen import WEIGHTS
 from recdistill.models.sharding import quiet
-from recdistill.models.trainer import Position
+from recdistill.models.trainer import position_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ def _carry_method(distiller: Distiller, training: Path) -> None:
     state = {name: whole[name].clone() for name in trained if name.startswith("method.")}
     if not state:
         return
-    position = Position.model_validate(read_json(training / "position.json"))
+    best = training / f"check-{position_of(training).best}"
+    verify(best, training)
     with quiet():
-        dcp.load({"model": state}, checkpoint_id=training / f"check-{position.best}", no_dist=True)
+        dcp.load({"model": state}, checkpoint_id=best, no_dist=True)
     distiller.load_state_dict(state, strict=False)

@@ -22,11 +22,8 @@ from recdistill.evaluate.gap import Estimate
 from recdistill.evaluate.metrics import HIGHER_IS_BETTER
 from recdistill.evaluate.predictions import Rows, read_logits, read_rows, scratch_array
 from recdistill.evaluate.report import rounded
+from recdistill.evaluate.reports import read_report
 from recdistill.evaluate.scoreboard import measure, resample
-from recdistill.files import read_json
-
-VERSION = 1
-"""Of `report.json`."""
 
 
 @dataclass
@@ -57,10 +54,7 @@ def read_run(folder: Path, label: str | None = None) -> FinishedRun:
     if not (folder / "report.json").is_file():
         what = "has no report.json: finish it with `recdistill run`" if folder.is_dir() else "there is no such folder"
         raise UserError(f"{folder}: {what}; expected the folder of a finished run")
-    report = read_json(folder / "report.json")
-    if not isinstance(report, dict) or report.get("version") != VERSION or "models" not in report:
-        raise UserError(f"{folder / 'report.json'}: not a report of version {VERSION}; run its job again")
-    return FinishedRun(label or folder.name, folder, report)
+    return FinishedRun(label or folder.name, folder, read_report(folder / "report.json"))
 
 
 def read_runs(folders: list[Path]) -> list[FinishedRun]:
@@ -203,7 +197,7 @@ def record(label: str, folder: Path, report: dict[str, Any]) -> dict[str, Any]:
         "foundation": report["foundation"],
         "params": report["params"],
         "passes": passes,
-        "passes_saved": passes["saved"] / passes["full"] if passes and passes["full"] else None,
+        "passes_saved": 1 - passes["computed"] / passes["full"] if passes and passes["full"] else None,
         "seconds": sum(timings.values()),
         "gap": report["gap"],
         "models": {

@@ -20,17 +20,19 @@ class Lineup:
     teachers: list[Scored]
     methods: dict[str, list[Scored]]
     """Students by method, each in the order of `seeds`."""
+    curve: dict[str, float]
+    """Those names among `methods` that are points of the trade-off curve, and the share of pairs each did without."""
     seeds: list[int]
 
     @property
     def baselines(self) -> list[str]:
         """Every method but `diverse`."""
-        return [method for method in self.methods if method != DIVERSE]
+        return [method for method in self.methods if method != DIVERSE and method not in self.curve]
 
     @property
     def distilled(self) -> list[str]:
         """Every method but `alone`."""
-        return [method for method in self.methods if method != ALONE]
+        return [method for method in self.methods if method != ALONE and method not in self.curve]
 
     def paths(self, method: str) -> list[Path]:
         """The predictions of a method's students; none where it was not trained."""
@@ -57,9 +59,13 @@ def line_up(models: list[Scored], foundation: str) -> Lineup:
         known = ", ".join(teachers) or "none"
         raise UserError(f"the foundation {foundation!r} is not among the scored teachers, which are: {known}")
     by_method: dict[str, dict[int, Scored]] = {}
+    curve: dict[str, float] = {}
     for model in models:
         if model.role == "student":
-            _add_student(by_method, model)
+            name = f"{model.method}, {model.saved:.0%} saved" if model.saved else model.method
+            _add_student(by_method, name, model)
+            if name and model.saved:
+                curve[name] = model.saved
     if ALONE not in by_method:
         raise UserError("no student of method 'alone' was scored: train it too, for there is no gap without it")
     seeds = sorted(by_method[ALONE])
@@ -71,13 +77,13 @@ def line_up(models: list[Scored], foundation: str) -> Lineup:
         if names.count(name) > 1:
             raise UserError(f"a teacher may not be called {name!r}, for another model of the report is; rename it")
     methods = {method: [students[seed] for seed in seeds] for method, students in by_method.items()}
-    return Lineup(teachers[foundation], list(teachers.values()), methods, seeds)
+    return Lineup(teachers[foundation], list(teachers.values()), methods, curve, seeds)
 
 
-def _add_student(by_method: dict[str, dict[int, Scored]], student: Scored) -> None:
-    if student.method is None or student.seed is None:
+def _add_student(by_method: dict[str, dict[int, Scored]], method: str | None, student: Scored) -> None:
+    if method is None or student.seed is None:
         raise UserError(f"student {student.name!r} has no method or no seed; expected both")
-    seeds = by_method.setdefault(student.method, {})
+    seeds = by_method.setdefault(method, {})
     if student.seed in seeds:
-        raise UserError(f"method {student.method!r} was scored twice with seed {student.seed}; expected each seed once")
+        raise UserError(f"method {method!r} was scored twice with seed {student.seed}; expected each seed once")
     seeds[student.seed] = student

@@ -11,7 +11,6 @@ definition: a shift of all logits keeps their order, and one factor on all negat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,8 @@ METRICS = ("auc", "ne", "log_loss", "calibration")
 """The metrics that have a bootstrap interval."""
 HIGHER_IS_BETTER = {"auc": True, "ne": False}
 """The metrics that a gap is measured in."""
+_FEW = 1 << 20
+"""Rows that are not worth sorting before they are asked about."""
 
 
 def population_logit(logit: Array, negative_keep_rate: float) -> Floats:
@@ -71,80 +72,121 @@ def auc(label: Array, score: Array, weight: Array | None = None) -> float:
     Raises:
         ValueError: a score is NaN.
     """
-    score = np.asarray(score)
-    if weight is not None:
-        return _area(_rank(label, score, weight))
-    positive = np.asarray(label) > 0.5
-    ones, zeros = np.sort(score[positive]), np.sort(score[~positive])
-    if not ones.size or not zeros.size:
-        return float("nan")
-    # Sorting puts NaN last.
-    if np.isnan(ones[-1]) or np.isnan(zeros[-1]):
-        raise ValueError("a score is NaN; expected numbers that can be ordered")
-    few, many = (ones, zeros) if ones.size <= zeros.size else (zeros, ones)
-    below = int(np.searchsorted(many, few, "left").sum()) + int(np.searchsorted(many, few, "right").sum())
-    share = below / 2 / (few.size * many.size)
-    return share if few is ones else 1.0 - share
+    ranks = AucAccumulator()
+    ranks.update(label, score, weight)
+    return ranks.compute()
 
 
-@dataclass(frozen=True)
-class _Ranks:
-    """Distinct scores, ascending, and the weight of each class at each of them."""
+class _Scores:
+    """The scores of one class, which tell how many of them lie below any other score.
 
-    score: Array
-    positive: Floats
-    negative: Floats
+    Chunks are kept as they come, and sorted whenever their rows have doubled. Where at most half of the scores are
+    distinct, each is then kept once, with its weight.
+    """
+
+    def __init__(self) -> None:
+        self.score: Array = np.zeros(0)
+        """Ascending, of all chunks that `settle` has seen."""
+        self.weight: Floats | None = None
+        """Of each of `score`; None where all weigh one."""
+        self._ends: Floats = np.zeros(1)
+        """Weight of the first k of `score`, where they have weights."""
+        self._chunks: list[tuple[Array, Floats | None]] = []
+        self._rows = 0
+        """Of `_chunks`."""
+
+    def add(self, score: Array, weight: Floats | None) -> None:
+        if score.size:
+            self._chunks.append((score, weight))
+            self._rows += score.size
+        if self._rows > max(self.score.size, _FEW):
+            self.settle()
+
+    def merge(self, other: _Scores) -> None:
+        for score, weight in [(other.score, other.weight), *other._chunks]:
+            self.add(score, weight)
+
+    def settle(self) -> None:
+        """Sorts what came since the last time in among the others."""
+        if not self._chunks:
+            return
+        if self.score.size:
+            self._chunks.append((self.score, self.weight))
+        score = np.concatenate([score for score, _ in self._chunks])
+        if all(weight is None for _, weight in self._chunks):
+            score.sort()
+            weight = None
+        else:
+            weights = [np.ones(len(score)) if weight is None else weight for score, weight in self._chunks]
+            order = np.argsort(score)
+            score, weight = score[order], np.concatenate(weights)[order]
+        self._chunks, self._rows = [], 0
+        self.score, self.weight = _distinct(score, weight)
+        if self.weight is not None:
+            self._ends = np.concatenate([[0.0], np.cumsum(self.weight)])
+
+    @property
+    def total(self) -> float:
+        """The weight of all."""
+        return float(self.score.size if self.weight is None else self.weight.sum())
+
+    def twice_below(self, score: Array) -> Array:
+        """Twice the weight of what lies below each of `score` (ascending), a tie counting one half of its weight."""
+        left, right = (np.searchsorted(self.score, score, side) for side in ("left", "right"))
+        return left + right if self.weight is None else self._ends[left] + self._ends[right]
+
+    def have(self, score: Array) -> bool:
+        """Whether every one of `score` (ascending) is among them."""
+        at = np.searchsorted(self.score, score)
+        return not score.size or bool(at[-1] < self.score.size and np.array_equal(self.score[at], score))
 
 
-def _rank(label: Array, score: Array, weight: Array | None) -> _Ranks:
-    order = np.argsort(score, kind="stable")
-    positive = np.asarray(label)[order] > 0.5
-    ones = np.ones(len(order)) if weight is None else np.asarray(weight, np.float64)[order]
-    return _collapse(score[order], np.where(positive, ones, 0.0), np.where(positive, 0.0, ones))
-
-
-def _collapse(score: Array, positive: Floats, negative: Floats) -> _Ranks:
-    """Sums the weights of equal neighbours."""
-    if not score.size:
-        return _Ranks(score, positive, negative)
-    if np.isnan(score[-1]):
-        raise ValueError("a score is NaN; expected numbers that can be ordered")
-    first = np.flatnonzero(np.concatenate([[True], score[1:] != score[:-1]]))
-    if first.size == score.size:
-        return _Ranks(score, positive, negative)
-    return _Ranks(score[first], np.add.reduceat(positive, first), np.add.reduceat(negative, first))
-
-
-def _area(ranks: _Ranks) -> float:
-    total = ranks.positive.sum() * ranks.negative.sum()
-    if not total:
-        return float("nan")
-    below = np.cumsum(ranks.negative) - ranks.negative
-    return float(ranks.positive @ (below + ranks.negative / 2) / total)
+def _distinct(score: Array, weight: Floats | None) -> tuple[Array, Floats | None]:
+    """Each score once with its weight, if at most half of the sorted scores are distinct; else as they are."""
+    new = np.concatenate([[True], score[1:] != score[:-1]])
+    if np.count_nonzero(new) > score.size // 2:
+        return score, weight
+    first = np.flatnonzero(new)
+    if weight is None:
+        return score[first], np.diff(first, append=score.size).astype(np.float64)
+    return score[first], np.add.reduceat(weight, first)
 
 
 class AucAccumulator:
     """Exact AUC over chunks of any size, in any order, from any number of processes.
 
-    Holds the distinct scores with the weight of each class at each: at most one entry per row, far fewer for coarse
-    scores. Merging is exact: counts stay whole numbers, weights are summed in float64.
+    Holds the scores (their weights too, if there are any): at most one entry a row, far fewer for coarse scores.
+    Merging is exact: counts stay whole numbers, weights are summed in float64.
     """
 
     def __init__(self) -> None:
-        self._runs: list[_Ranks] = []
+        self._negatives, self._positives = _Scores(), _Scores()
 
     def update(self, label: Array, score: Array, weight: Array | None = None) -> None:
         """Adds rows; arguments as in `auc`."""
-        self._push(_rank(label, np.asarray(score), weight))
+        score, positive = np.asarray(score), np.asarray(label) > 0.5
+        if np.isnan(score).any():
+            raise ValueError("a score is NaN; expected numbers that can be ordered")
+        for scores, chosen in ((self._negatives, ~positive), (self._positives, positive)):
+            scores.add(score[chosen], None if weight is None else np.asarray(weight, np.float64)[chosen])
 
     def merge(self, other: AucAccumulator) -> None:
         """Adds every row that `other` has seen; `other` stays as it is."""
-        for run in list(other._runs):
-            self._push(run)
+        self._negatives.merge(other._negatives)
+        self._positives.merge(other._positives)
 
     def compute(self) -> float:
-        """The AUC of all rows so far; NaN where one class is missing."""
-        return _area(self._all())
+        """The AUC of all rows so far; NaN where one class is missing or weighs nothing."""
+        negatives, positives = self._settled()
+        pairs = negatives.total * positives.total
+        if not pairs:
+            return float("nan")
+        # The smaller class is looked up in the larger one.
+        rare = positives.score.size <= negatives.score.size
+        few, many = (positives, negatives) if rare else (negatives, positives)
+        twice = many.twice_below(few.score)
+        share = float(twice.sum() if few.weight is None else few.weight @ twice) / 2 / pairs
+        return share if rare else 1.0 - share
 
     def placements(self, label: Array, score: Array) -> Floats:
         """Per row, the weighted share of the other class on the right side of this row's score, ties one half.
@@ -162,40 +204,24 @@ class AucAccumulator:
         Raises:
             ValueError: a score was never given to `update`, or one class is missing.
         """
-        ranks = self._all()
-        positives, negatives = ranks.positive.sum(), ranks.negative.sum()
-        if not positives or not negatives:
+        negatives, positives = self._settled()
+        if not negatives.total or not positives.total:
             raise ValueError("placements need rows of both classes")
         # Looking scores up in their order is four times faster than in the rows' order.
         order = np.argsort(score)
-        at = np.empty(len(order), np.intp)
-        at[order] = np.minimum(np.searchsorted(ranks.score, score[order]), ranks.score.size - 1)
-        if not np.array_equal(ranks.score[at], score):
-            raise ValueError("a score was never given to `update`")
-        below = (np.cumsum(ranks.negative) - ranks.negative / 2) / negatives
-        above = 1.0 - (np.cumsum(ranks.positive) - ranks.positive / 2) / positives
-        return np.where(np.asarray(label) > 0.5, below[at], above[at])
+        score, positive = np.asarray(score)[order], np.asarray(label)[order] > 0.5
+        placed = np.empty(len(order))
+        for own, other, rows in ((negatives, positives, ~positive), (positives, negatives, positive)):
+            if not own.have(score[rows]):
+                raise ValueError("a score was never given to `update`")
+            share = other.twice_below(score[rows]) / 2 / other.total
+            placed[order[rows]] = share if own is positives else 1.0 - share
+        return placed
 
-    def _push(self, run: _Ranks) -> None:
-        # Runs at least halve in length from one to the next, so that a row is merged O(log rows) times.
-        self._runs.append(run)
-        while len(self._runs) > 1 and self._runs[-2].score.size <= 2 * self._runs[-1].score.size:
-            self._merge_last()
-
-    def _merge_last(self) -> None:
-        right, left = self._runs.pop(), self._runs.pop()
-        score = np.concatenate([left.score, right.score])
-        order = np.argsort(score, kind="stable")
-        positive = np.concatenate([left.positive, right.positive])[order]
-        negative = np.concatenate([left.negative, right.negative])[order]
-        self._runs.append(_collapse(score[order], positive, negative))
-
-    def _all(self) -> _Ranks:
-        if not self._runs:
-            return _Ranks(np.zeros(0), np.zeros(0), np.zeros(0))
-        while len(self._runs) > 1:
-            self._merge_last()
-        return self._runs[0]
+    def _settled(self) -> tuple[_Scores, _Scores]:
+        self._negatives.settle()
+        self._positives.settle()
+        return self._negatives, self._positives
 
 
 def from_sums(weight: Floats, loss: Floats, probability: Floats) -> dict[str, Floats]:

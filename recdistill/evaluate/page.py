@@ -34,10 +34,12 @@ def render(report: dict[str, Any]) -> str:
     return template("page.html").render(
         report=report,
         hero=hero,
+        rivals=rivals(report, hero),
         headline=headline(report),
         verdict=verdict,
         regime=REGIMES.get(report["regime"], "the run did not say which rows teachers scored"),
         bars={metric: Markup(plots.recovered_bars(report, metric, hero or "")) for metric in report["gap"]},
+        trade_offs={metric: Markup(plots.trade_off(report, metric)) for metric in report["gap"]},
         reliability=Markup(plots.reliability(report, shown)),
     )
 
@@ -66,6 +68,18 @@ def hero_of(methods: Iterable[str]) -> str | None:
     """The distilling method that a first screen is about: `diverse`, or the last one that was trained in its place."""
     found = list(methods)
     return DIVERSE if DIVERSE in found else found[-1] if found else None
+
+
+def rivals(report: dict[str, Any], hero: str | None) -> list[tuple[str, float]]:
+    """Beside the hero, the best baseline of each metric that has a gap, and the share that it recovers."""
+    out = []
+    for metric in report["gap"]:
+        shares = {name: found[metric] for name, found in report["gap_recovered"].items() if name != hero}
+        known = {name: share["mean"] for name, share in shares.items() if share}
+        if known:
+            best = max(known, key=lambda name: known[name])
+            out.append((best, known[best]))
+    return out
 
 
 def headline(report: dict[str, Any]) -> str:

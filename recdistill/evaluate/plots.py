@@ -25,6 +25,7 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 9,
+    "text.parse_math": False,  # a run may be called what it likes
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": RULE,
@@ -60,6 +61,36 @@ def draw_recovered(axes: Axes, report: dict[str, Any], metric: str, strongest: s
         axes.barh(position, share["mean"], height=0.62, color=STRONG if name == strongest else PLAIN)
         whisker(axes, position, share, INK)
     share_axis(axes, list(shares), list(shares.values()), str(report["foundation"]))
+
+
+def trade_off(report: dict[str, Any], metric: str) -> str:
+    """`draw_trade_off` as SVG; empty where there is no curve, or no gap."""
+    if not report["curve"] or report["curve"][0]["recovered"][metric] is None:
+        return ""
+    with styled():
+        figure, axes = figure_of(2.6)
+        draw_trade_off(axes, report, metric)
+        return svg(
+            figure, f"trade-off-{metric}", f"Share of the {metric.upper()} gap recovered, by share of passes saved"
+        )
+
+
+def draw_trade_off(axes: Axes, report: dict[str, Any], metric: str) -> None:
+    """What `diverse` recovers of the gap against the share of teacher passes that it did without, with intervals."""
+    points = [(point["saved"], point["recovered"][metric]) for point in report["curve"]]
+    axes.plot(
+        [at for at, _ in points], [share["mean"] for _, share in points], color=STRONG, marker="o", markersize=4.5
+    )
+    for at, share in points:
+        low, high = (share["mean"] if share[bound] is None else share[bound] for bound in ("low", "high"))
+        axes.plot([at, at], [low, high], color=INK, linewidth=1.4, solid_capstyle="butt")
+    axes.set_xlim(-0.03, max(at for at, _ in points) + 0.05)
+    axes.set_ylim(*_bounds([share for _, share in points]))
+    axes.axhline(1, color=INK, linewidth=1, linestyle=(0, (4, 2)))
+    axes.axhline(0, color=INK, linewidth=1)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set(xlabel="teacher passes saved", ylabel="gap recovered")
 
 
 def share_axis(axes: Axes, names: list[str], shares: list[dict[str, Any]], foundation: str) -> None:

@@ -6,6 +6,8 @@ each slice, and 8 for each model.
 
 from __future__ import annotations
 
+import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import DTypeLike
 
+from recdistill.clicklog.parts import read_part
 from recdistill.clicklog.schema import Dataset
 from recdistill.errors import UserError
 from recdistill.evaluate.metrics import Array, population_weight
+from recdistill.files import naming
 
 BATCH_ROWS = 1 << 16
 CHUNK_ROWS = 1 << 18
@@ -39,6 +43,8 @@ class Scored:
     seed: int | None
     parameters: int
     path: Path
+    saved: float = 0.0
+    """The share of (row, teacher) pairs that a student of the trade-off curve did without."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +69,27 @@ class Rows:
         return len(self.label)
 
     def chunks(self, rows: int = CHUNK_ROWS) -> Iterator[slice]:
-        """Cuts the rows into ranges of at most `rows`."""
+        """Cuts the rows into ranges of at most `rows`; those behind are not held in memory."""
         for start in range(0, len(self), rows):
             yield slice(start, min(start + rows, len(self)))
+            unmap(self.example_id, self.label, self.weight, *self.slices.values())
 
 
 def scratch_array(folder: Path, name: str, dtype: DTypeLike, shape: int | tuple[int, ...]) -> Array:
-    """A writable array on disk."""
-    shape = shape if isinstance(shape, tuple) else (shape,)
-    return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.dtype(dtype), shape)
+    """A writable array on disk. Its room is taken at once: a mapped file on a disk that fills up later is a crash."""
+    shape, path = shape if isinstance(shape, tuple) else (shape,), folder / f"{name}.npy"
+    array = np.lib.format.open_memmap(path, "w+", np.dtype(dtype), shape)
+    with naming(path), path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def unmap(*arrays: Array) -> None:
+    """Takes mapped arrays out of memory until they are looked at again; what they hold stays on disk."""
+    for array in arrays:
+        mapped = getattr(array, "_mmap", None)
+        if mapped is not None:
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def read_rows(dataset: Dataset, slices: list[str], scratch: Path) -> Rows:
@@ -96,7 +114,7 @@ def read_rows(dataset: Dataset, slices: list[str], scratch: Path) -> Rows:
     names += ["weight"] * schema.has_weight + ["true_probability"] * schema.has_true_probability
     start = 0
     for part in parts:
-        table = pq.read_table(part.path, columns=names, partitioning=None)
+        table = read_part(part, names)
         at = slice(start, start + table.num_rows)
         label = _checked(table["label"].to_numpy(), part.path, "label", binary=True)
         weight = _checked(table["weight"].to_numpy(), part.path, "weight") if schema.has_weight else None
@@ -107,6 +125,7 @@ def read_rows(dataset: Dataset, slices: list[str], scratch: Path) -> Rows:
             array[at] = table[name].combine_chunks().fill_null(-1).to_numpy()
         if truth is not None:
             truth[at] = table["true_probability"].to_numpy()
+        unmap(*found.values(), *ids.values(), *([] if truth is None else [truth]))
         start = at.stop
     return Rows(
         **found,
@@ -157,6 +176,7 @@ def read_logits(path: Path, rows: Rows, out: Array) -> None:
                 "the model does not answer"
             )
         out[at] = values
+        unmap(out)
 
 
 def stream(path: Path, rows: Rows, columns: list[str]) -> Iterator[tuple[slice, pa.RecordBatch]]:
@@ -167,6 +187,7 @@ def stream(path: Path, rows: Rows, columns: list[str]) -> Iterator[tuple[slice, 
         at = slice(start, start + batch.num_rows)
         _same_rows(path, at, batch.column("example_id"), rows)
         yield at, batch
+        unmap(rows.example_id)
         start = at.stop
     if start < len(rows):
         raise UserError(f"{path}: ends after row {start}, but the dataset has {len(rows)} test rows; score them again")

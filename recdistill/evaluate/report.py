@@ -36,8 +36,8 @@ def evaluate(dataset: Dataset, models: list[Scored], settings: Evaluate, context
         settings: the job's `evaluate:` section.
         context: what only the run knows, copied to the report. All may be absent: `name` of the job, `foundation` (that
             teacher's name, by default "foundation"), `regime` (which rows teachers scored), `teacher_forwards`
-            (row-teacher pairs: full, computed, reused, saved), `account` (records of model, tables, dense, total
-            parameters), `timings` (seconds a stage).
+            (row-teacher pairs: full, computed, reused, saved), `pairs` (for each point of the trade-off curve all pairs
+            and those kept), `account` (records of model, tables, dense, total parameters), `timings` (seconds a stage).
 
     Returns:
         report.json's content, version 1: fit for JSON, no NaN, no date, the same for the same inputs. A metric's `mean`
@@ -63,8 +63,12 @@ def evaluate(dataset: Dataset, models: list[Scored], settings: Evaluate, context
             "foundation": lineup.foundation.name,
             "seeds": lineup.seeds,
             "bootstrap": settings.model_dump(include={"resamples", "confidence", "seed"}),
-            **_Judge(lineup, board, settings).verdict(),
-            "reliability": {name: _curve(board, columns) for name, columns in board.columns.items()},
+            **_Judge(lineup, board, settings).verdict(context.get("pairs", {})),
+            "reliability": {
+                name: _reliability(board, columns)
+                for name, columns in board.columns.items()
+                if name not in lineup.curve
+            },
             "slices": [
                 {"feature": part.feature, "values": slice_metrics(part, rows, board.logits, shown)} for part in slices
             ],
@@ -97,11 +101,15 @@ class _Judge:
             for name, columns in board.columns.items()
         }
 
-    def verdict(self) -> dict[str, Any]:
+    def verdict(self, pairs: dict[float, tuple[int, int]]) -> dict[str, Any]:
         to_foundation = self._accounts(dict.fromkeys(HIGHER_IS_BETTER, self._lineup.foundation.name))
         baselines = self._lineup.baselines if DIVERSE in self._lineup.methods else []
         return {
-            "models": {name: self._model(name) for name in self._board.columns if name != ORACLE},
+            "models": {
+                name: self._model(name)
+                for name in self._board.columns
+                if name != ORACLE and name not in self._lineup.curve
+            },
             "oracle": self._stats(ORACLE) if ORACLE in self._board.columns else None,
             "gap": {metric: found["gap"] for metric, found in to_foundation.items()},
             "gap_recovered": {
@@ -113,7 +121,32 @@ class _Judge:
                 COMMITTEE: self._accounts(dict.fromkeys(HIGHER_IS_BETTER, COMMITTEE)),
             },
             "comparisons": [self._comparison(method) for method in baselines],
+            "curve": self._curve(pairs),
         }
+
+    def _curve(self, pairs: dict[float, tuple[int, int]]) -> list[dict[str, Any]]:
+        """What `diverse` is worth from fewer answers: per share of pairs saved, against itself with all of them."""
+        if not self._lineup.curve:
+            return []
+        points = [(0.0, DIVERSE), *sorted((saved, name) for name, saved in self._lineup.curve.items())]
+        foundation = self._lineup.foundation.name
+        shares: dict[str, dict[str, Any]] = {}
+        for metric in HIGHER_IS_BETTER:
+            methods = {name: self._signed(name, metric) for _, name in points}
+            alone, reference = self._signed(ALONE, metric), self._signed(foundation, metric)
+            shares[metric] = gaps.account(methods, alone, reference, self._confidence)["recovered"]
+        return [
+            {
+                "aimed": saved,
+                "saved": 1 - pairs[saved][1] / pairs[saved][0] if saved else 0.0,
+                "recovered": {metric: found[name] for metric, found in shares.items()},
+                "against_full": {
+                    metric: gaps.stat(self._signed(name, metric) - self._signed(DIVERSE, metric), self._confidence)
+                    for metric in HIGHER_IS_BETTER
+                },
+            }
+            for saved, name in points
+        ]
 
     def _signed(self, name: str, metric: str) -> Estimate:
         """An estimate of which higher is better."""
@@ -185,18 +218,22 @@ def _params(lineup: Lineup) -> dict[str, Any]:
 
 
 def _dataset(dataset: Dataset, rows: Rows) -> dict[str, Any]:
-    weight = rows.weight.sum()
+    weight = positive = positives = 0.0
+    for at in rows.chunks():
+        weight += float(rows.weight[at].sum())
+        positive += float(rows.weight[at] @ rows.label[at])
+        positives += np.count_nonzero(rows.label[at])
     return {
         "fingerprint": dataset.fingerprint,
         "rows": {split: dataset.rows(split) for split in ("train", "validation", "test")},
-        "test_positives": int(np.count_nonzero(rows.label)),
-        "base_rate": _known(float(rows.weight @ rows.label / weight)) if weight else None,
+        "test_positives": int(positives),
+        "base_rate": _known(positive / weight) if weight else None,
         "negative_keep_rate": rows.negative_keep_rate,
         "weighted": rows.weighted,
     }
 
 
-def _curve(board: Scoreboard, columns: list[int]) -> dict[str, list[float]]:
+def _reliability(board: Scoreboard, columns: list[int]) -> dict[str, list[float]]:
     """The reliability curve of a model, its seeds pooled."""
     pooled = Reliability()
     for column in columns:

@@ -18,7 +18,7 @@ from recdistill.errors import UserError
 from recdistill.evaluate.bootstrap import block_rows, class_sums, components, replicates
 from recdistill.evaluate.lineup import COMMITTEE, ORACLE, Lineup
 from recdistill.evaluate.metrics import Array, AucAccumulator, Floats, LogLossSums, population_logit
-from recdistill.evaluate.predictions import Rows, read_logits, scratch_array
+from recdistill.evaluate.predictions import Rows, read_logits, scratch_array, unmap
 from recdistill.evaluate.reliability import Reliability
 
 
@@ -111,6 +111,8 @@ def _fill(lineup: Lineup, rows: Rows, board: Scoreboard) -> None:
         if rows.true_probability is not None:
             known = np.clip(rows.true_probability[at].astype(np.float64), 1e-9, 1 - 1e-9)
             board.logits[board.columns[ORACLE][0], at] = np.log(known) - np.log1p(-known)
+            unmap(rows.true_probability)
+        unmap(board.logits)
 
 
 def _mean_logit(logits: Array) -> Floats:
@@ -137,16 +139,19 @@ def _measure(rows: Rows, logit: Array, placement: Array) -> Measured:
             placed = np.zeros(len(there))
             placed[there] = ranks.placements(rows.label[at][there], logit[at][there])
             placement[at] = placed
+            unmap(placement)
     return Measured(values, answered / len(rows), reliability)
 
 
 def _answered(rows: Rows, logit: Array) -> Iterator[tuple[slice, NDArray[np.bool_]]]:
     for at in rows.chunks():
         yield at, ~np.isnan(logit[at])
+        unmap(logit)
 
 
 def _blocks(rows: Rows, logits: Array, placements: Array, size: int) -> Iterator[tuple[Array, NDArray[np.float32]]]:
     for at in rows.chunks(size):
         moved = population_logit(logits[:, at], rows.negative_keep_rate)
         yield rows.label[at], components(rows.label[at], moved, placements[:, at], rows.weight[at])
+        unmap(logits, placements)
         progress.current().update("resample test rows", at.stop, len(rows))

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from recdistill.clicklog.schema import Dataset, Table
-from recdistill.evaluate.metrics import Array, Floats, LogLossSums, auc, population_logit
-from recdistill.evaluate.predictions import IMPORTANCE, Rows, importance_columns, scratch_array, stream
+from recdistill.evaluate.metrics import Array, AucAccumulator, Floats, LogLossSums, population_logit
+from recdistill.evaluate.predictions import IMPORTANCE, Rows, importance_columns, scratch_array, stream, unmap
 
 VALUES = 20
 """How many values of a feature are reported: the most frequent ones."""
@@ -43,6 +43,7 @@ def cut(dataset: Dataset, rows: Rows, scratch: Path) -> list[Slice]:
             code[at] = np.where(top[nearest] == ids[at], nearest, -1)
             for label in (0, 1):
                 counts[:, label] += np.bincount(code[at][rows.label[at] == label] + 1, minlength=len(top) + 1)[1:]
+            unmap(code)
         names = value_names(dataset, feature, top)
         found.append(Slice(feature, names, code, counts.sum(1).tolist(), counts[:, 1].tolist()))
     return found
@@ -97,13 +98,12 @@ def slice_metrics(part: Slice, rows: Rows, logits: Floats, columns: dict[str, li
         One record per value: `value`, `rows`, `positives`, and `models`; a metric is null where the rows do not define
         it, and `reason` then says why.
     """
+    found = {model: [_metrics(part, rows, logits[position]) for position in of] for model, of in columns.items()}
     records = []
     for value, name in enumerate(part.names):
-        inside = np.flatnonzero(part.code == value)
         models = {}
-        for model, positions in columns.items():
-            each = [_metrics(rows, inside, logits[position][inside]) for position in positions]
-            means = {metric: float(np.mean([found[metric] for found in each])) for metric in each[0]}
+        for model, seeds in found.items():
+            means = {metric: float(np.mean([each[value][metric] for each in seeds])) for metric in seeds[0][value]}
             models[model] = {metric: mean if np.isfinite(mean) else None for metric, mean in means.items()}
         count, positives = part.rows[value], part.positives[value]
         reason = None if 0 < positives < count else "these rows hold one class only"
@@ -111,13 +111,21 @@ def slice_metrics(part: Slice, rows: Rows, logits: Floats, columns: dict[str, li
     return records
 
 
-def _metrics(rows: Rows, inside: Array, logit: Array) -> dict[str, float]:
-    label, weight = rows.label[inside], rows.weight[inside]
-    sums = LogLossSums()
-    sums.update(label, population_logit(logit, rows.negative_keep_rate), weight)
-    found = sums.compute()
-    ranked = auc(label, logit, weight if rows.weighted else None)
-    return {"auc": ranked, "ne": found["ne"], "calibration": found["calibration"]}
+def _metrics(part: Slice, rows: Rows, logit: Array) -> list[dict[str, float]]:
+    """One model's metrics in each value's rows."""
+    ranks, sums = [AucAccumulator() for _ in part.names], [LogLossSums() for _ in part.names]
+    for at in rows.chunks():
+        for value in range(len(part.names)):
+            inside = np.flatnonzero(part.code[at] == value)
+            label, weight, said = rows.label[at][inside], rows.weight[at][inside], logit[at][inside]
+            ranks[value].update(label, said, weight if rows.weighted else None)
+            sums[value].update(label, population_logit(said, rows.negative_keep_rate), weight)
+        unmap(part.code, logit)
+    losses = [each.compute() for each in sums]
+    return [
+        {"auc": ranked.compute(), "ne": found["ne"], "calibration": found["calibration"]}
+        for ranked, found in zip(ranks, losses, strict=True)
+    ]
 
 
 def importance(paths: list[Path], rows: Rows, slices: list[Slice]) -> dict[str, Any] | None:
@@ -143,6 +151,7 @@ def importance(paths: list[Path], rows: Rows, slices: list[Slice]) -> dict[str, 
                 teacher = teachers.index(name)
                 sums[teacher] += _by_group(there * np.nan_to_num(values), codes, slices)
                 weights[teacher] += _by_group(there, codes, slices)
+            unmap(rows.weight, *(part.code for part in slices))
     with np.errstate(invalid="ignore"):
         means = sums / weights
     return _importance_record(teachers, means, slices)

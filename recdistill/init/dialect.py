@@ -6,9 +6,7 @@ import csv
 import io
 import itertools
 
-import pyarrow as pa
-
-from recdistill.clicklog.sources import Source, column_names, find
+from recdistill.clicklog.sources import Source, column_names, find, open_bytes
 from recdistill.config.dataset import Files
 from recdistill.errors import UserError
 
@@ -61,7 +59,7 @@ def _describe_text(first: Source, files: Files) -> tuple[Files, list[str]]:
 def _head(source: Source) -> list[str]:
     """The first whole lines; none where the file cannot be unpacked, which whoever reads it next will say."""
     try:
-        with pa.input_stream(str(source.path), compression=source.codec) as stream:
+        with open_bytes(source) as stream:
             data = stream.read(HEAD_BYTES)
     except OSError:
         return []

@@ -112,5 +112,5 @@ def _numbers(cells: pa.Array) -> pa.Array:
 def _as_text(name: str, cells: pa.Array, family: Family) -> pa.Array:
     column = Column(name, cells, "the log", 0)
     if family == "list":
-        return pc.binary_join(lists(column, None), "|")
+        return pc.binary_join(lists(column, None)[0], "|")
     return text(column)

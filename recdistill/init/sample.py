@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from recdistill.clicklog.sources import Source, column_names, find, read
+from recdistill.clicklog.sources import Source, column_names, find, open_parquet, read
 from recdistill.clicklog.values import drop_nulls
 from recdistill.config.dataset import Files
 from recdistill.errors import UserError
@@ -79,7 +78,7 @@ def _head(source: Source, files: Files, names: list[str], quota: int) -> tuple[l
     """About `quota` rows of one file, and whether they are all that it has."""
     if source.format != "parquet":
         return _first(read(source, files, names), quota)
-    with pq.ParquetFile(source.path) as file:
+    with open_parquet(source) as file:
         groups = file.num_row_groups
     picked = [[at] for at in _spread(groups)] if groups else []
     batches, whole = [], len(picked) == groups
@@ -123,6 +122,8 @@ def _counted(sources: list[Source], files: Files) -> int | None:
     """Rows of a Parquet log, from its files' footers."""
     if any(source.format != "parquet" for source in sources):
         return None
+    rows = 0
     for source in sources:
-        column_names(source, files)
-    return sum(pq.read_metadata(source.path).num_rows for source in sources)
+        with open_parquet(source) as file:
+            rows += file.metadata.num_rows
+    return rows

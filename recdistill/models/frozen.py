@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from recdistill.errors import UserError
-from recdistill.files import atomic, file_sha256, read_json, write_json
+from recdistill.files import atomic, file_sha256, read_record, write_json
 from recdistill.models.dlrm import DLRM
 from recdistill.models.shape import Shape
 
 WEIGHTS = "weights.safetensors"
+FLOAT = 4
+
+
+class _Record(BaseModel):
+    """What `model.json` holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    version: Literal[1]
+    shape: Shape
+    sha256: str
+    """Of the weights."""
 
 
 def save_model(model: DLRM, folder: Path) -> str:
@@ -26,12 +38,13 @@ def save_model(model: DLRM, folder: Path) -> str:
     return digest
 
 
+def _record(folder: Path) -> _Record:
+    return read_record(folder / "model.json", _Record, "model")
+
+
 def load_shape(folder: Path) -> Shape:
     """The shape in `model.json`; `UserError` if it is none."""
-    try:
-        return Shape.model_validate(read_json(folder / "model.json")["shape"])
-    except (ValidationError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'model.json'}: not a version-1 model ({error})") from None
+    return _record(folder).shape
 
 
 def verify(folder: Path) -> None:
@@ -42,7 +55,7 @@ def verify(folder: Path) -> None:
     path = folder / WEIGHTS
     if not path.exists():
         raise UserError(f"{path}: not there; a model's folder holds model.json and {WEIGHTS}")
-    if file_sha256(path) != read_json(folder / "model.json").get("sha256"):
+    if file_sha256(path) != _record(folder).sha256:
         raise UserError(f"{path}: damaged, or not the weights of {folder / 'model.json'}, which holds their checksum")
 
 
@@ -51,9 +64,11 @@ def load_model(folder: Path) -> DLRM:
 
     Raises `UserError` where the weights are damaged or are not those of the shape.
     """
-    model = DLRM(load_shape(folder))
+    shape, path = load_shape(folder), folder / WEIGHTS
     verify(folder)
-    path = folder / WEIGHTS
+    if FLOAT * shape.parameters() > path.stat().st_size:  # before a shape of any size is given memory
+        raise UserError(f"{path}: fewer numbers than the {shape.parameters():,} of {folder / 'model.json'}")
+    model = DLRM(shape)
     try:
         model.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from recdistill.clicklog.schema import Schema
 from recdistill.config.models import Architecture
+
+Size = Annotated[int, Field(ge=1)]
 
 
 class TableShape(BaseModel):
@@ -21,25 +23,38 @@ class TableShape(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
     features: list[str]
-    rows: int
-    source_rows: int
-    own: int
+    rows: Size
+    source_rows: Size
+    own: Size
+
+    @model_validator(mode="after")
+    def _has_a_row_for_every_id(self) -> TableShape:
+        if not (self.own == self.rows == self.source_rows or self.own < self.rows < self.source_rows):
+            raise ValueError("expected a row for every id, or fewer rows, some of them shared")
+        return self
 
 
 class Shape(BaseModel):
     """Everything that decides a DLRM's parameters and operations."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    dim: int
+    dim: Size
     tables: list[TableShape]
-    sparse: list[str]
+    sparse: list[str] = Field(min_length=1)
     dense: list[str]
-    bottom: list[int]
+    bottom: list[Size]
     interaction: Literal["dot", "cross", "none"]
-    cross_layers: int
-    top: list[int]
-    dropout: float
-    unknown: float = 0.0
+    cross_layers: Size
+    top: list[Size] = Field(min_length=1)
+    dropout: float = Field(ge=0, lt=1)
+    unknown: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Shape:
+        looked_up = [feature for table in self.tables for feature in table.features]
+        if sorted(looked_up) != sorted(self.sparse) or len(set(self.features)) < len(self.features):
+            raise ValueError("expected every feature once, and those of ids in one table each")
+        return self
 
     @property
     def features(self) -> list[str]:

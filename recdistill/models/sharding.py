@@ -15,17 +15,18 @@ import torch
 import torchrec
 from torch import nn
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
 from torchrec.distributed.planner.types import PlannerError, Topology
-from torchrec.distributed.types import ParameterSharding, ShardingEnv, ShardingPlan, ShardingType
+from torchrec.distributed.types import ShardingPlan, ShardingType
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
 from recdistill import parallel, ranks
 from recdistill.config.models import Train
 from recdistill.errors import UserError
+from recdistill.models.tables import learn_here
 
 _SPEED = {"cpu": {"intra_host_bw": 2**30 / 1000}}
 """Bytes a millisecond from rank to rank, where TorchRec's figure (NVLink's) is not right: gloo moves 1 GiB a second."""
@@ -46,23 +47,6 @@ class RowsSharder(EmbeddingBagCollectionSharder):
     def sharding_types(self, compute_device_type: str) -> list[str]:
         """TorchRec's own sharder does not offer rows on CPUs."""
         return [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]
-
-    def shard(
-        self,
-        module: torchrec.EmbeddingBagCollection,
-        params: dict[str, ParameterSharding],
-        env: ShardingEnv,
-        device: torch.device | None = None,
-        module_fqn: str | None = None,
-    ) -> ShardedEmbeddingBagCollection:
-        """Where some tables are cut by rows, TorchRec 1.8 divides the vectors of the others by their bags' lengths too,
-        though these are means already; features of sums it leaves alone.
-        """
-        sharded = super().shard(module, params, env, device, module_fqn)
-        for table in module.embedding_bag_configs():
-            if params[table.name].sharding_type == ShardingType.TABLE_WISE.value:
-                sharded._pooling_type_to_rs_features[torchrec.PoolingType.SUM.value] += table.feature_names
-        return sharded
 
 
 def device() -> torch.device:
@@ -152,10 +136,11 @@ def shard(module: nn.Module, settings: Train) -> tuple[DistributedModelParallel,
     )
     # Sharded tables are drawn anew, by whatever was drawn before: a seed would mean another student under each method.
     sharded.load_state_dict(begin, strict=False)
+    learn_here(sharded, alone=ranks.count() == 1)
     dense = {name: value for name, value in sharded.named_parameters() if name not in tables and value.requires_grad}
+    decay = settings.weight_decay
     adam = KeyedOptimizerWrapper(
-        dense,
-        lambda values: torch.optim.AdamW(values, lr=settings.dense_rate, weight_decay=settings.weight_decay),
+        dense, lambda values: torch.optim.AdamW(values, lr=settings.dense_rate, weight_decay=decay, fused=True)
     )
     return sharded, CombinedOptimizer([sharded.fused_optimizer, ("dense", adam)])
 

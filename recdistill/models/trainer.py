@@ -27,7 +27,7 @@ from recdistill import progress, ranks
 from recdistill.clicklog.batches import Batch
 from recdistill.config.models import Train
 from recdistill.errors import UserError
-from recdistill.files import read_json, write_json
+from recdistill.files import fingerprint, finish, made_from, read_record, verify, write_json
 from recdistill.models.dlrm import DLRM
 from recdistill.models.fault import find_fault
 from recdistill.models.sharding import device, quiet, shard
@@ -54,6 +54,11 @@ class Position(BaseModel):
         """Index of the best check."""
         return min(range(len(self.checks)), key=self.checks.__getitem__)
 
+    @property
+    def fingerprint(self) -> str:
+        """What the marker of its newest check says."""
+        return fingerprint(self.model_dump())
+
 
 def fit(
     module: Module,
@@ -74,13 +79,16 @@ def fit(
     earlier training of the same module: its last weights and optimizer state are where this one begins. Several ranks
     call this alike: each reads the same batches and learns from rows of its own.
 
-    Raises `UserError` when a loss is not finite, before it reaches a table, and when validation NE is not.
+    Raises `UserError` when a loss is not finite, before it reaches a table, when validation NE is not, and when what it
+    would go on from is damaged.
     """
     with quiet():
         model, optimizer = shard(module, settings)
     position = _resume(work, model, optimizer)
-    if start is not None and not position.checks:
-        _resume(start, model, optimizer)
+    if start is not None and not position.checks and not _resume(start, model, optimizer).checks:
+        raise UserError(
+            f"{label}: its start {start} holds no checkpoint any more; remove {start.parent.parent} and train all again"
+        )
     per_check = max(1, math.ceil(steps_per_epoch / settings.checks_per_epoch))
     stream: Iterator[Batch] | None = None
 
@@ -117,12 +125,25 @@ def fit(
 
 def load_best(module: Module, work: Path) -> Module:
     """Fills `module`, unsharded, with the best check that `fit` left in `work`."""
-    position = Position.model_validate(read_json(work / "position.json"))
+    position = position_of(work)
     state = {"model": module.state_dict()}
     _load(state, work / f"check-{position.best}", alone=True)
     module.load_state_dict(state["model"])
     module.eval()
     return module
+
+
+def position_of(work: Path) -> Position:
+    """How far the training in `work` came.
+
+    Raises:
+        UserError: that is not what was written, or the newest checkpoint is missing.
+    """
+    path = work / "position.json"
+    position = read_record(path, Position, "training's position")
+    if made_from(work / f"check-{len(position.checks) - 1}") != position.fingerprint:
+        raise UserError(f"{path}: damaged, or its newest checkpoint is not there; remove {work} and train again")
+    return position
 
 
 def _seed(seed: int, position: Position) -> int:
@@ -163,12 +184,13 @@ def _advance(position: Position, ne: float, losses: list[float], last_of_epoch: 
 
 
 def _save(work: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
-    """The checkpoint, then the position that points at it, then what neither needs any more is removed."""
+    """The checkpoint with its marker, the position that points at it; then what neither needs any more is removed."""
     newest = len(position.checks) - 1
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     with _plainly():
         dcp.save(state, checkpoint_id=work / f"check-{newest}")
     if ranks.leads():
+        finish(work / f"check-{newest}", position.fingerprint)
         write_json(work / "position.json", position.model_dump())
         for folder in work.glob("check-*"):
             if folder.name not in (f"check-{newest}", f"check-{position.best}"):
@@ -178,8 +200,8 @@ def _save(work: Path, model: nn.Module, optimizer: torch.optim.Optimizer, positi
 
 def _resume(work: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
     """Fills model and optimizer from the last check in `work`, by however many ranks it was written."""
-    found = work / "position.json"
-    position = Position.model_validate(ranks.share(read_json(found) if ranks.leads() and found.exists() else {}))
+    there = ranks.leads() and (work / "position.json").exists()
+    position = ranks.share(position_of(work) if there else Position())
     if not position.checks:
         return position
     # Adam makes its state at its first step; it must exist before it can be loaded into.
@@ -197,15 +219,16 @@ def _resume(work: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> P
 def _load(state: dict[str, Any], folder: Path, alone: bool = False) -> None:
     """Fills the tensors in `state`, each rank its shards, or this process all of them `alone`.
 
-    Raises `UserError` when the checkpoint is damaged, or holds other tensors, such as tables that were cut by columns.
+    Raises `UserError` when the checkpoint is damaged or holds other tensors, such as tables that were cut by columns.
     """
+    verify(folder, folder.parent)
     try:
         with _plainly():
             dcp.load(state, checkpoint_id=folder, no_dist=alone)
     except Exception as error:
         raise UserError(
-            f"{folder}: this checkpoint is damaged, or its tables are neither whole nor cut by rows, and no other cut "
-            f"can be undone ({str(error).splitlines()[0]}); remove {folder.parent} and train again"
+            f"{folder}: this checkpoint holds other tensors, or tables that are neither whole nor cut by rows, and no "
+            f"other cut can be undone ({str(error).splitlines()[0]}); remove {folder.parent} and train again"
         ) from error
 
 

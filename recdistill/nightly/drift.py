@@ -8,8 +8,8 @@ from collections import defaultdict
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from recdistill.clicklog.parts import read_part
 from recdistill.clicklog.schema import Dataset, SplitName
 from recdistill.nightly.gates import Drift
 
@@ -67,7 +67,7 @@ def _histograms(dataset: Dataset, split: SplitName) -> dict[str, np.ndarray]:
     found = {s.name: np.zeros(schema.table(s.name).rows + 1, np.int64) for s in schema.sparse}
     found |= {column.name: np.zeros(len(EDGES) + 1, np.int64) for column in schema.dense}
     for part in dataset.parts(split):
-        table = pq.read_table(part.path, columns=list(found), partitioning=None)
+        table = read_part(part, list(found))
         for name, counts in found.items():
             column = table[name].combine_chunks()
             if pa.types.is_floating(column.type):

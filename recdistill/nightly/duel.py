@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from recdistill.evaluate.metrics import Array, AucAccumulator, Floats, LogLossSu
 from recdistill.evaluate.predictions import Rows, read_logits, read_rows
 from recdistill.export import score
 from recdistill.nightly.gates import Interval
+from recdistill.remote import Remote
 
 LEAST_PROBABILITY = 1e-7
 
@@ -61,7 +62,9 @@ def judge(dataset: Dataset, predictions: list[Path], scratch: Path, resamples: i
     return Judged(list(values), replicates(sums, exact), confidence)
 
 
-def champion_predictions(student: Path, logs: list[Path], dataset: Dataset, out: Path, scratch: Path) -> None:
+def champion_predictions(
+    student: Path, logs: Sequence[Path | Remote], dataset: Dataset, out: Path, scratch: Path
+) -> None:
     """Has an exported student score the test rows from the raw log, as serving does, in the dataset's own order.
 
     Its ids and means are its own, so nothing is lost on the way from one night's vocabulary to another's.

@@ -11,6 +11,7 @@ from recdistill.clicklog.schema import Dataset
 from recdistill.clicklog.sources import find
 from recdistill.config import Job
 from recdistill.errors import UserError
+from recdistill.evaluate.reports import read_report
 from recdistill.files import SUCCESS, file_sha256, fingerprint, read_json
 from recdistill.models.frozen import WEIGHTS
 from recdistill.nightly.drift import drift_of
@@ -30,7 +31,7 @@ def evidence(job: Job, run: Path, champion: dict[str, Any] | None, service: Path
         service: the service's folder.
     """
     dataset, trained = Dataset(run / "stages" / "ingest"), _trained(run)
-    report = read_json(run / "report.json")
+    report = read_report(run / "report.json")
     bounds = job.service.gates
     with tempfile.TemporaryDirectory(prefix="recdistill-nightly-") as folder:
         scratch = Path(folder)

@@ -23,7 +23,6 @@ from recdistill.config.job import Distill, Method
 from recdistill.distill.warm import Start
 from recdistill.errors import UserError
 from recdistill.files import SUCCESS
-from recdistill.models.frozen import load_shape
 from recdistill.models.shape import Shape
 from recdistill.nightly.alerts import watched
 from recdistill.nightly.plan import Plan, derive, night_folder, plan, settled
@@ -31,6 +30,7 @@ from recdistill.nightly.registry import Verdict, promote
 from recdistill.progress import Progress, silent
 from recdistill.runs import Run, Unit
 from recdistill.stages import Stages
+from recdistill.teachers.routes import Routed
 from recdistill.teachers.shelf import Shelf
 from recdistill.teachers.versions import FINAL, Version, versions
 from recdistill.teachers.work import domain_of
@@ -117,12 +117,17 @@ class _Night(Stages):
         taught = versions(self.job.teachers, self._taught_on)
         return [version.within(domain) for version in later(taught, self._taught_on, self.dataset)]
 
-    @cached_property
-    def foundation(self) -> Shape:
-        return load_shape(self.run.stage_folder("teach") / self.job.teachers.foundation / FINAL)
-
-    def _unit(self, name: str, method: Method, seed: int, settings: Distill, shape: Shape, stage: str) -> Unit:
-        unit = super()._unit(name, method, seed, settings, shape, stage)
+    def _unit(
+        self,
+        name: str,
+        method: Method,
+        seed: int,
+        settings: Distill,
+        shape: Shape,
+        stage: str,
+        routed: Routed | None = None,
+    ) -> Unit:
+        unit = super()._unit(name, method, seed, settings, shape, stage, routed)
         start = self._start(name) if stage == "distill" else None
         if start is None:
             return unit

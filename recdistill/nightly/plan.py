@@ -9,20 +9,23 @@ from __future__ import annotations
 import glob
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from recdistill.clicklog.schema import Day
 from recdistill.clicklog.simulate import simulate
 from recdistill.clicklog.sources import Source, find
 from recdistill.config import Job
 from recdistill.config.dataset import History, Split
 from recdistill.errors import UserError
-from recdistill.files import fingerprint, read_json, write_json
+from recdistill.files import fingerprint, read_checked, read_record, write_json
 from recdistill.models.frozen import load_shape
 from recdistill.progress import Progress
+from recdistill.remote import Remote
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -31,20 +34,20 @@ class Plan(BaseModel):
     """What a night takes over from earlier ones."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    day: str
-    train: list[str]
-    validation: str
-    earlier: list[str]
+    day: Day
+    train: list[Day]
+    validation: Day
+    earlier: list[Day]
     """Days before the training days whose rows are read for users' histories alone."""
-    skipped: list[str]
+    skipped: list[Day]
     """Days of the log that a data gate spoke against."""
-    missing: list[str]
+    missing: list[Day]
     """Days that the log lacks between the first training day and this one."""
-    teachers: str
+    teachers: Day
     """The night whose teachers answer: this one, or an earlier one."""
-    begin: str | None
+    begin: Day | None
     """The night at whose teachers these begin, where they are taught tonight."""
-    start: str | None
+    start: Day | None
     """The night whose students these begin at."""
     teaching: str
     """What the teachers depend on but the days (see `teaching`): where the job has changed, the plan is made anew."""
@@ -55,14 +58,46 @@ class Plan(BaseModel):
         return [*self.earlier, *self.train, self.validation, self.day]
 
 
+class _Taught(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+    night: Day
+    job: str
+
+
+class _Lineage(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+    teachers: _Taught
+    files: str
+
+
+class _Record(BaseModel):
+    """What other nights read of `night.json`; it holds more."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    blocked: str | None
+    bad_day: bool
+    lineage: _Lineage
+
+
 def night_folder(service: Path, day: str) -> Path:
-    """A night's run folder."""
-    return service / "nights" / day
+    """A night's run folder; `UserError` for a day that is none."""
+    return service / "nights" / checked_day(day)
+
+
+def checked_day(day: str) -> str:
+    """The day; `UserError` where it is none."""
+    try:
+        if date.fromisoformat(day).isoformat() == day:
+            return day
+    except ValueError:
+        pass
+    raise UserError(f"{day!r} is no day; expected one like 2026-01-31")
 
 
 def records(service: Path) -> dict[str, dict[str, Any]]:
     """What is known of each night that was judged, by day, in order."""
-    return {path.parent.name: read_json(path) for path in sorted(service.glob("nights/*/night.json"))}
+    paths = sorted(service.glob("nights/*/night.json"))
+    return {checked_day(path.parent.name): read_checked(path, _Record, "night's record") for path in paths}
 
 
 def settled(job: Job, service: Path, progress: Progress) -> Job:
@@ -90,7 +125,7 @@ def by_day(job: Job) -> dict[str, list[Source]]:
                 f"{source.path}: a night reads the log by day, and this path names none; expected one like "
                 "day=2026-01-31.parquet or 2026-01-31/part-0.csv"
             )
-        days[found[-1]].append(source)
+        days[checked_day(found[-1])].append(source)
     return dict(sorted(days.items()))
 
 
@@ -106,12 +141,9 @@ def plan(job: Job, day: str, service: Path) -> Plan:
     Raises:
         UserError: the log does not have the day, or too few days before it.
     """
-    path = service / "plans" / f"{day}.json"
+    path = service / "plans" / f"{checked_day(day)}.json"
     if path.exists():
-        try:
-            before = Plan.model_validate(read_json(path))
-        except ValidationError:
-            raise UserError(f"{path}: not a night's plan; remove it, and the night is planned anew") from None
+        before = read_record(path, Plan, "night's plan (remove it, and the night is planned anew)")
         if before.teaching == teaching(job):
             return before
     made = _plan(job, day, service, list(by_day(job)))
@@ -190,6 +222,6 @@ def changed(job: Job, service: Path) -> dict[str, str]:
     return {day: marks[day] for day in possible if day not in known or known[day]["lineage"]["files"] != marks[day]}
 
 
-def files_mark(paths: list[Path]) -> str:
+def files_mark(paths: Sequence[Path | Remote]) -> str:
     """Changes when one of the files is written again."""
     return fingerprint([[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths])

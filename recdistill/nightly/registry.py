@@ -16,11 +16,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from recdistill.clicklog.schema import Day
 from recdistill.config import Job
 from recdistill.config.load import load_job
 from recdistill.errors import UserError
+from recdistill.evaluate.reports import read_report
 from recdistill.export import open_student
-from recdistill.files import file_sha256, once, read_json, write_json
+from recdistill.files import file_sha256, once, read_checked, read_json, read_record, write_json
 from recdistill.models.frozen import WEIGHTS
 from recdistill.nightly.alerts import alert
 from recdistill.nightly.gates import Gate, blocked, gates
@@ -28,6 +32,46 @@ from recdistill.nightly.judge import evidence, lineage
 from recdistill.nightly.plan import Plan, night_folder
 
 POINTER = "champion.json"
+
+
+class _Entry(BaseModel):
+    """A line of the history; it holds more, for people."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    event: Literal["promoted", "blocked", "rolled back"]
+    day: Day
+    model: str = Field(pattern=r"^models/\d{4}-\d\d-\d\d-[0-9a-f]{12}$")
+    at: str
+
+
+class _Champion(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    day: Day
+    model: str
+    ne: float
+    auc: float
+    lineage: dict[str, Any]
+
+
+class _Known(BaseModel):
+    """The content of `champion.json`, whose champion must be the one that its history leads to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    version: Literal[1]
+    champion: _Champion | None
+    history: list[_Entry]
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> _Known:
+        served: list[str] = []
+        for entry in self.history:
+            if entry.event == "promoted":
+                served.append(entry.model)
+            elif entry.event == "rolled back" and (not served or served.pop() != entry.model):
+                raise ValueError(f"{entry.model} was rolled back, and did not serve")
+        if served[-1:] != ([self.champion.model] if self.champion else []):
+            raise ValueError("the champion is not the one that the history leads to")
+        return self
 
 
 @dataclass(frozen=True)
@@ -46,7 +90,9 @@ class Verdict:
 def registry(service: Path) -> dict[str, Any]:
     """`champion` (day, model, ne, auc, lineage; null before the first promotion) and `history`, oldest first."""
     path = service / POINTER
-    return dict(read_json(path)) if path.exists() else {"version": 1, "champion": None, "history": []}
+    if not path.exists():
+        return {"version": 1, "champion": None, "history": []}
+    return read_checked(path, _Known, "registry")
 
 
 def promote(service: Path, day: str, force: bool = False) -> Verdict:
@@ -145,8 +191,8 @@ def _judge(job: Job, run: Path, day: str, known: dict[str, Any], service: Path) 
     champion = next((c for c in reversed(_standing(known)) if c["day"] < day), None)
     found, duel = evidence(job, run, champion, service)
     verdicts = gates(found, duel, job.service.gates)
-    report = read_json(run / "report.json")
-    planned = Plan.model_validate(read_json(service / "plans" / f"{day}.json"))
+    report = read_report(run / "report.json")
+    planned = read_record(service / "plans" / f"{day}.json", Plan, "night's plan")
     forwards = report["teacher_forwards"]
     numbers = {
         "auc": found.auc,
@@ -154,7 +200,7 @@ def _judge(job: Job, run: Path, day: str, known: dict[str, Any], service: Path) 
         "calibration": found.calibration,
         "gap_ne": found.gap["mean"],
         "gap_recovered_ne": None if found.recovered is None else found.recovered["mean"],
-        "passes_saved": forwards["saved"] / forwards["full"],
+        "passes_saved": 1 - forwards["computed"] / forwards["full"],
         "compression": found.compression,
         "rows": found.drift.rows,
         "click_rate": found.drift.click_rate,

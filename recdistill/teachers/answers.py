@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from recdistill.clicklog.sources import Source, column_names, find, read
+from recdistill.clicklog.sources import Source, column_names, find, open_parquet, read
 from recdistill.clicklog.vectors import binary_field, binary_to_vectors, vectors_to_binary
 from recdistill.config.dataset import Files
 from recdistill.errors import UserError
@@ -106,7 +105,8 @@ class Answers:
         for name in ("example_id", "logit"):
             if name not in names:
                 raise UserError(f"{source.path}: there is no column {name!r}; it has {', '.join(names)}")
-        schema = pq.read_schema(source.path)
+        with open_parquet(source) as file:
+            schema = file.schema_arrow
         for name, fits, expected in _COLUMNS:
             if name in names and not fits(schema.field(name)):
                 raise UserError(f"{source.path}: column {name!r} is {schema.field(name).type}; expected {expected}")
@@ -127,8 +127,11 @@ def _is_vector(field: pa.Field) -> bool:
     kind = field.type
     if pa.types.is_fixed_size_binary(kind):
         about = field.metadata or {}
-        dtype, dim = about.get(b"dtype", b"").decode(), about.get(b"dim", b"").decode()
-        return dtype in _FLOATS and dim.isdigit() and np.dtype(dtype).itemsize * int(dim) == kind.byte_width
+        dtype, dim = (about.get(key, b"").decode(errors="replace") for key in (b"dtype", b"dim"))
+        if dtype not in _FLOATS:
+            return False
+        numbers, rest = divmod(kind.byte_width, np.dtype(dtype).itemsize)
+        return not rest and dim == str(numbers)
     lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     return any(is_list(kind) for is_list in lists) and pa.types.is_floating(kind.value_type)
 

@@ -25,7 +25,8 @@ from recdistill.errors import UserError
 from recdistill.files import file_sha256, fingerprint
 from recdistill.teachers.answers import Answers
 from recdistill.teachers.cache import SAMPLE_ROWS, calibrate
-from recdistill.teachers.shards import CachedVersion, Shard, shard_path, write_shard
+from recdistill.teachers.codes import encode
+from recdistill.teachers.shards import CachedVersion, Shard, shard_of, shard_path, write_shard
 
 VERSION = "file"
 """The one version of such a teacher; it stands where others have their final one."""
@@ -131,13 +132,13 @@ def _write(name: str, answers: Answers, part: Part, table: pa.Table, out: Path) 
             f"teacher {name!r}: example_id {example_id[np.argmax(twice)]} is more than once in {_shown(answers)}; "
             "expected one row an example"
         )
-    embedding = None
+    codes = None
     if answers.dim:
         column = table["embedding"].combine_chunks().cast(answers.schema.field("embedding").type)
-        embedding = binary_to_vectors(column, answers.schema.field("embedding"))
+        codes = encode(binary_to_vectors(column, answers.schema.field("embedding")))
     path = shard_path(out, part.key, VERSION)
-    write_shard(path, example_id, table["logit"].to_numpy(), embedding)
-    return Shard(part=part.key, split=part.split, version=VERSION, rows=len(table), sha256=file_sha256(path))
+    write_shard(path, example_id, table["logit"].to_numpy(), codes)
+    return shard_of(path, part, VERSION)
 
 
 def _shown(answers: Answers) -> str:

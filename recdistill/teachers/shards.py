@@ -1,31 +1,36 @@
 """The teacher cache's contract: shards, manifest, and the join back onto the dataset.
 
 `<teacher>/day=D/part-<split>-NNNNN.<version>.parquet`: `example_id` int64, `logit` float32 as the teacher said it,
-`embedding` float16 [dim] as fixed-size binary (absent where the teacher has none), in the space of the teacher's final
-version. Rows may be absent: absent is not zero. `<teacher>/manifest.json` is written last.
+`embedding` as fixed-size binary of one byte a number (see `codes`; absent where the teacher has none), in the space of
+the teacher's final version. Rows may be absent: absent is not zero. `<teacher>/manifest.json` is written last.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from recdistill.clicklog.batches import Columns
-from recdistill.clicklog.schema import ROW_GROUP_ROWS, Dataset, Part, SplitName
+from recdistill.clicklog.schema import PART_KEY, ROW_GROUP_ROWS, Count, Dataset, Name, Part, SplitName
 from recdistill.clicklog.vectors import binary_field, binary_to_vectors, vectors_to_binary
 from recdistill.errors import UserError
 from recdistill.files import atomic, file_sha256, fingerprint, read_json
+from recdistill.teachers.codes import EXTRA
 from recdistill.teachers.versions import Seen
+
+CONTRACT: Literal[2] = 2
+"""Raised when what shards and manifest hold is changed."""
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class CachedVersion(_Record):
@@ -42,11 +47,13 @@ class CachedVersion(_Record):
 class Shard(_Record):
     """One file of the cache."""
 
-    part: str
+    part: Annotated[str, Field(pattern=PART_KEY)]
     """`Part.key` of the dataset part that it answers for."""
     split: SplitName
-    version: str
-    rows: int
+    version: Name
+    rows: Count
+    eligible: Count
+    """Rows that would be answered if all were asked: more than `rows` where a router spared some."""
     sha256: str
     night: str = ""
     """When it was computed, where answers are kept from night to night (see `shelf`)."""
@@ -55,17 +62,24 @@ class Shard(_Record):
 class CacheManifest(_Record):
     """What a teacher's cache holds and for which dataset."""
 
-    version: Literal[1] = 1
-    teacher: str
-    dim: int
-    dtype: str = "float16"
+    version: Literal[2] = CONTRACT
+    teacher: Name
+    dim: Count
+    dtype: Literal["uint8"] = "uint8"
     dataset: str
     versions: dict[str, CachedVersion]
     shards: list[Shard]
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> CacheManifest:
+        keys = {(shard.part, shard.version) for shard in self.shards}
+        if len(keys) < len(self.shards) or not {version for _, version in keys} <= set(self.versions):
+            raise ValueError("a shard is there twice, or of no known version")
+        return self
 
-NIGHT = b"night"
-"""The key under which a shard's file says when it was computed."""
+
+NIGHT, ELIGIBLE = b"night", b"eligible"
+"""The keys under which a shard's file says when it was computed, and for how many rows."""
 
 
 def shard_path(root: Path, part: str, version: str) -> Path:
@@ -74,17 +88,26 @@ def shard_path(root: Path, part: str, version: str) -> Path:
 
 
 def write_shard(
-    path: Path, example_id: np.ndarray, logit: np.ndarray, embedding: np.ndarray | None, night: str = ""
+    path: Path,
+    example_id: np.ndarray,
+    logit: np.ndarray,
+    codes: np.ndarray | None,
+    night: str = "",
+    eligible: int | None = None,
 ) -> None:
-    """Writes a shard whole or not at all, with a checksum on every page."""
+    """Writes a shard whole or not at all, with a checksum on every page.
+
+    `codes` are coded embeddings; `eligible` is all of its rows when None.
+    """
     fields = [pa.field("example_id", pa.int64()), pa.field("logit", pa.float32())]
     arrays = [pa.array(example_id, pa.int64()), pa.array(logit, pa.float32())]
-    if embedding is not None:
-        fields.append(binary_field("embedding", "float16", embedding.shape[1]))
-        arrays.append(vectors_to_binary(embedding.astype(np.float16)))
+    if codes is not None:
+        fields.append(binary_field("embedding", "uint8", codes.shape[1]))
+        arrays.append(vectors_to_binary(codes))
+    eligible = len(example_id) if eligible is None else eligible
     with atomic(path) as partial:
         pq.write_table(
-            pa.Table.from_arrays(arrays, schema=pa.schema(fields, {NIGHT: night} if night else None)),
+            pa.Table.from_arrays(arrays, schema=pa.schema(fields, {NIGHT: night, ELIGIBLE: str(eligible)})),
             partial,
             row_group_size=ROW_GROUP_ROWS,
             compression="none",
@@ -97,9 +120,16 @@ def write_shard(
 def shard_of(path: Path, part: Part, version: str) -> Shard:
     """What the manifest says about a shard that was written."""
     file = pq.ParquetFile(path)
-    night = (file.schema_arrow.metadata or {}).get(NIGHT, b"").decode()
-    rows = file.metadata.num_rows
-    return Shard(part=part.key, split=part.split, version=version, rows=rows, sha256=file_sha256(path), night=night)
+    about = file.schema_arrow.metadata
+    return Shard(
+        part=part.key,
+        split=part.split,
+        version=version,
+        rows=file.metadata.num_rows,
+        eligible=int(about[ELIGIBLE]),
+        sha256=file_sha256(path),
+        night=about[NIGHT].decode(),
+    )
 
 
 class TeacherCache:
@@ -110,8 +140,14 @@ class TeacherCache:
 
     def __init__(self, root: Path, dataset: Dataset) -> None:
         self.root = root
+        record = read_json(root / "manifest.json")
+        if isinstance(record, dict) and isinstance(version := record.get("version"), int) and version != CONTRACT:
+            raise UserError(
+                f"{root}: a cache of version {version}, and this release reads version {CONTRACT}; remove it and "
+                "make it again"
+            )
         try:
-            self.manifest = CacheManifest.model_validate(read_json(root / "manifest.json"))
+            self.manifest = CacheManifest.model_validate(record)
         except ValidationError as error:
             raise UserError(f"{root / 'manifest.json'}: not a cache manifest ({error.errors()[0]['msg']})") from None
         if self.manifest.dataset != dataset.fingerprint:
@@ -156,12 +192,16 @@ class TeacherCache:
         return out
 
     def join(self, part: Part, table: pa.Table, embedding: bool) -> pa.Table:
-        """Adds `logit.<teacher>` (calibrated, null where absent) and, if asked, `embedding.<teacher>` to a part."""
+        """Adds `logit.<teacher>` (calibrated, null where absent) and, if asked, `embedding.<teacher>` to a part.
+
+        Embeddings stay as they are coded, zeros where absent.
+        """
         ids = table["example_id"].to_numpy()
         logit = np.zeros(len(ids), np.float32)
         present = np.zeros(len(ids), bool)
-        vectors = np.zeros((len(ids), self.dim), np.float16) if embedding and self.dim else None
-        for shard in self._by_part.get(part.key, []):
+        vectors = np.zeros((len(ids), self.dim + EXTRA), np.uint8) if embedding and self.dim else None
+        shards = self._by_part.get(part.key, [])
+        for shard in shards:
             version = self.manifest.versions[shard.version]
             names = ["example_id", "logit", *([] if vectors is None else ["embedding"])]
             answers = self._read(shard, names)
@@ -170,21 +210,35 @@ class TeacherCache:
             present[here] = True
             if vectors is not None:
                 column = answers["embedding"].combine_chunks()
-                vectors[here] = binary_to_vectors(column, answers.schema.field("embedding"))[there]
+                codes = binary_to_vectors(column, answers.schema.field("embedding"))
+                if len(shards) == 1 and isinstance(here, slice):
+                    vectors = codes
+                else:
+                    vectors[here] = codes[there]
         table = table.append_column(f"logit.{self.name}", pa.array(logit, pa.float32(), mask=~present))
         if vectors is None:
             return table
-        field = binary_field(f"embedding.{self.name}", "float16", self.dim)
+        field = binary_field(f"embedding.{self.name}", "uint8", self.dim + EXTRA)
         return table.append_column(field, vectors_to_binary(vectors))
 
     def _read(self, shard: Shard, columns: list[str]) -> pa.Table:
         path = shard_path(self.root, shard.part, shard.version)
         try:
-            return pq.read_table(
-                path, columns=columns, partitioning=None, use_threads=False, page_checksum_verification=True
+            table = pq.read_table(
+                path,
+                columns=columns,
+                partitioning=None,
+                use_threads=False,
+                pre_buffer=False,
+                page_checksum_verification=True,
             )
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException) as error:
             raise UserError(f"{path}: this shard of the cache is damaged ({error}); cache again") from None
+        types = {"example_id": pa.int64(), "logit": pa.float32(), "embedding": pa.binary(self.dim + EXTRA)}
+        whole = table.num_rows == shard.rows and not any(column.null_count for column in table.columns)
+        if not whole or table.schema.types != [types[name] for name in columns]:
+            raise UserError(f"{path}: not what the manifest says of this shard of the cache; cache again")
+        return table
 
 
 def joined(caches: list[TeacherCache], embedding: bool) -> Columns:
@@ -212,9 +266,5 @@ def _match(ids: np.ndarray, answered: np.ndarray) -> tuple[Any, Any]:
     """Positions in `ids` and in `answered` of the rows that both have."""
     if len(ids) == len(answered) and np.array_equal(ids, answered):
         return slice(None), slice(None)
-    order = np.argsort(answered, kind="stable")
-    at = np.searchsorted(answered, ids, sorter=order)
-    at[at == len(answered)] = 0
-    there = order[at] if len(order) else at
-    here = np.flatnonzero(answered[there] == ids) if len(order) else np.zeros(0, np.int64)
-    return here, there[here]
+    there = pc.index_in(pa.array(ids), value_set=pa.array(answered))
+    return np.flatnonzero(np.asarray(there.is_valid())), there.drop_null().to_numpy()

@@ -60,9 +60,12 @@ class Shelf:
 
         return look
 
-    def fill(self, version: str, block: Block, path: Path, write: Callable[[Path], None]) -> None:
-        """Puts the answers of a version (its fingerprint) to a block at `path`: kept ones, or what `write` writes."""
-        folder, key = self.folder / version, _key(block)
+    def fill(self, version: str, block: Block, keep: float, path: Path, write: Callable[[Path], None]) -> None:
+        """Puts the answers of a version (its fingerprint) to a block at `path`: kept ones, or what `write` writes.
+
+        `keep` is the share of pairs that a router keeps. Which rows it keeps is decided on the night that asks first.
+        """
+        folder, key = self.folder / version, _key(block, keep)
         for kept in folder.glob(f"{key}-*.parquet"):
             if kept.stem == f"{key}-{file_sha256(kept)[:16]}":
                 _link(kept, path)
@@ -92,10 +95,11 @@ def _translated(column: pa.Array, lookup: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pc.take(lookup, pc.list_flatten(column)))
 
 
-def _key(block: Block) -> str:
+def _key(block: Block, keep: float) -> str:
     """XXH3-128 of the rows' ids and all of their features."""
-    digest = xxhash.xxh3_128(repr(block.keys).encode())
-    for tensor in (block.example_id, block.dense, block.values, block.lengths):
+    digest = xxhash.xxh3_128(repr((block.keys, keep)).encode())
+    sparse = block.cut(0, block.rows).sparse
+    for tensor in (block.example_id, block.dense, sparse.values(), sparse.lengths()):
         digest.update(repr(tuple(tensor.shape)).encode())
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()

@@ -137,8 +137,9 @@ def open_sklearn(folder: Path) -> FrozenSklearn:
         UserError: the classifier's file is damaged, or names a type that is not scikit-learn's.
     """
     about = read_json(folder / "teacher.json")
-    for name, digest in read_json(folder / CHECKSUMS).items():
-        if not (folder / name).exists() or file_sha256(folder / name) != digest:
+    digests = dict(read_json(folder / CHECKSUMS))
+    for name in (CLASSIFIER, ENCODING):
+        if not (folder / name).exists() or file_sha256(folder / name) != digests.get(name):
             raise UserError(f"{folder / name}: missing, or not the file whose checksum {CHECKSUMS} holds; teach again")
     encoding = TargetEncoding(load_file(folder / ENCODING), set(about["single"]))
     return FrozenSklearn(_load(folder / CLASSIFIER), encoding, about["features"], about["stages"])
@@ -242,9 +243,18 @@ def _archive(path: Path) -> Iterator[tuple[str, bytes]]:
 def _load(path: Path) -> Any:
     try:
         unknown = skops.io.get_untrusted_types(file=path)
-        foreign = [name for name in unknown if not name.startswith("sklearn.")]
+        foreign = [name for name in unknown if not _is_sklearns(name)]
         if not foreign:
             return skops.io.load(path, trusted=unknown)
     except Exception as error:  # whatever a damaged archive leads to
         raise UserError(f"{path}: not readable as a classifier ({error}); train this teacher again") from None
     raise UserError(f"{path}: holds a {foreign[0]}, which is not scikit-learn's; it will not be opened")
+
+
+def _is_sklearns(name: str) -> bool:
+    """Whether a class that scikit-learn defines has this name: its modules hold functions, too, that run anything."""
+    module, _, kind = name.rpartition(".")
+    if module.split(".")[0] != "sklearn":
+        return False
+    found = getattr(importlib.import_module(module), kind, None)
+    return isinstance(found, type) and found.__module__.split(".")[0] == "sklearn"

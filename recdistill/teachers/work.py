@@ -16,9 +16,11 @@ from recdistill.config.models import DlrmTeacher, FileTeacher, Member, SklearnTe
 from recdistill.errors import UserError
 from recdistill.files import read_json, write_json
 from recdistill.ranks import once
+from recdistill.spread import Spread, in_turn
 from recdistill.teachers.cache import cache_version
 from recdistill.teachers.dlrm import train_dlrm
 from recdistill.teachers.protocol import open_teacher
+from recdistill.teachers.routes import Routed
 from recdistill.teachers.shards import CacheManifest
 from recdistill.teachers.shelf import Shelf
 from recdistill.teachers.versions import Version
@@ -85,6 +87,8 @@ def cache_teacher(
     dataset: Path,
     all_versions: list[Version],
     shelf: Shelf | None = None,
+    routed: Routed | None = None,
+    spread: Spread = in_turn,
 ) -> None:
     """Fills the cache of one teacher; the manifest is written last."""
     opened = Dataset(dataset)
@@ -100,7 +104,9 @@ def cache_teacher(
         else:
             dim, records, shards = open_teacher(teachers / name / all_versions[-1].name).dim, {}, []
             for version in all_versions:
-                records[version.name], more = cache_version(name, teachers / name, version, opened, work, shelf=shelf)
+                records[version.name], more = cache_version(
+                    name, teachers / name, version, opened, work, shelf=shelf, routed=routed, spread=spread
+                )
                 shards += more
         manifest = CacheManifest(teacher=name, dim=dim, dataset=opened.fingerprint, versions=records, shards=shards)
         if ranks.leads():
@@ -118,13 +124,17 @@ def label_rows(
     recombined: Path,
     final: Version,
     shelf: Shelf | None = None,
+    routed: Routed | None = None,
+    spread: Spread = in_turn,
 ) -> None:
     """Has the final version of a teacher score recombined rows: a cache like any other, of another dataset."""
     asked = Dataset(recombined)
 
     def fill(work: Path) -> None:
         everything = replace(final, scores=(Rows("unlabelled", domain=final.learns.domain),), seen="unseen")
-        record, shards = cache_version(name, teachers / name, everything, Dataset(dataset), work, asked, shelf)
+        record, shards = cache_version(
+            name, teachers / name, everything, Dataset(dataset), work, asked, shelf, routed, spread
+        )
         dim = open_teacher(teachers / name / final.name).dim
         manifest = CacheManifest(
             teacher=name, dim=dim, dataset=asked.fingerprint, versions={final.name: record}, shards=shards

@@ -31,6 +31,7 @@ def write_run(folder: Path, importance: bool = True, saved: int = 40) -> Path:
         "name": "small",
         "dataset": {"fingerprint": "f", "rows": {"test": 9}},
         "seeds": [0, 1],
+        "bootstrap": {"resamples": 1000, "confidence": 0.95, "seed": 0},
         "foundation": "big",
         "params": {"foundation": 380, "student": 10, "compression": 38.0},
         "gap": {"auc": HALF, "ne": NONE},
@@ -51,6 +52,15 @@ def write_run(folder: Path, importance: bool = True, saved: int = 40) -> Path:
         if importance
         else None,
         "teacher_forwards": {"full": 100, "computed": 100 - saved, "reused": 0, "saved": saved},
+        "curve": [
+            {
+                "aimed": at,
+                "saved": at,
+                "recovered": {"auc": HALF, "ne": None},
+                "against_full": {"auc": HALF, "ne": HALF},
+            }
+            for at in (0.0, 0.3)
+        ],
         "timings": {"teach": 1.0},
         "warnings": [],
     }
@@ -81,6 +91,7 @@ def test_every_frame_says_what_the_report_says(run: analysis.RunView) -> None:
     assert run.seeds().loc[("mean", 1), "auc"] == 0.72
     assert run.calibration().loc[("big", 1), "rate"] == 0.4
     assert run.passes()["saved"] == 40
+    assert run.curve().loc[0.3, ("auc gap recovered", "low")] == 0.4 and len(run.curve()) == 2
 
 
 def test_importance_and_metrics_by_slice(run: analysis.RunView) -> None:
@@ -135,10 +146,12 @@ def test_figures_show_the_numbers(run: analysis.RunView, tmp_path: Path) -> None
     assert {"mean", "diverse", "big", NONE["reason"]} <= texts(analysis.gap_bars(run))
     assert {"big", "alone", "diverse", "mean prediction"} <= texts(analysis.calibration_curves(run))
     assert {"mean"} <= texts(analysis.calibration_curves(run, ["mean"]))
+    assert {"AUC", "teacher passes saved", "there is no gap in NE to recover"} <= texts(analysis.trade_off(run))
     assert {"75%", "25%", "big", "de"} <= texts(analysis.importance_map(run, "country"))
     assert {"alone", "diverse"} <= texts(analysis.training_curves(run))
+    assert {*run.report["models"], "NE (lower is better)"} <= texts(analysis.ladder(run))
     other = analysis.open_run(write_run(tmp_path / "later", saved=70))
-    for figure in (analysis.recovered_by_run, analysis.nights, analysis.trade_off):
+    for figure in (analysis.recovered_by_run, analysis.nights):
         shown = texts(figure([run, other]))
         assert {"night", "later"} <= shown, figure
     assert {"foundation", "alone", "diverse"} <= texts(analysis.nights([run, other]))
@@ -150,6 +163,8 @@ def test_figures_say_what_is_not_there(tmp_path: Path) -> None:
         path.unlink()
     assert "no method of this run weighs its teachers" in texts(analysis.importance_map(run))
     assert run.importance().empty and run.training().empty
+    run.report["curve"] = []
+    assert "the job asks for no curve (teachers.route.curve)" in texts(analysis.trade_off(run)) and run.curve().empty
     assert "this run folder keeps no training.json" in texts(analysis.training_curves(run))
 
 

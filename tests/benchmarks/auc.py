@@ -1,63 +1,65 @@
-"""How much faster than scikit-learn the exact AUC is, and that it is the same.
+"""The exact AUC against scikit-learn's: in one call, and over chunks that two accumulators took and merged.
 
-Run by hand: `OMP_NUM_THREADS=1 python tests/benchmarks/auc.py [--rows N] [--write FILE]`. `--write` appends a JSON
-line to a file.
+OMP_NUM_THREADS=1 python tests/benchmarks/auc.py [--rows 10000000]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
+from timing import Result, Side, interleaved, options
 
 from recdistill.evaluate.metrics import AucAccumulator, auc
 
 CHUNK = 1 << 18
+WAYS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "one call": auc,
+    "merged chunks": lambda label, score: merged(label, score),
+    "scikit-learn": lambda label, score: float(roc_auc_score(label, score)),
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=10_000_000)
-    parser.add_argument("--write", type=Path)
-    arguments = parser.parse_args()
+    arguments = options(__doc__, rows=10_000_000)
+    result = Result("auc", "rows", arguments)
     rng = np.random.default_rng(0)
     score = rng.normal(-2, 1, arguments.rows).astype(np.float32)
     label = rng.random(arguments.rows) < 1 / (1 + np.exp(-score))
-
-    def streamed() -> float:
-        ranks = AucAccumulator()
-        for start in range(0, len(score), CHUNK):
-            ranks.update(label[start : start + CHUNK], score[start : start + CHUNK])
-        return ranks.compute()
-
-    seconds, value = timed(lambda: auc(label, score))
-    streamed_seconds, streamed_value = timed(streamed)
-    theirs, expected = timed(lambda: roc_auc_score(label, score))
-    result = {
-        "rows": arguments.rows,
-        "seconds": round(seconds, 3),
-        "streamed_seconds": round(streamed_seconds, 3),
-        "sklearn_seconds": round(theirs, 3),
-        "ratio": round(theirs / seconds, 2),
-        "streamed_ratio": round(theirs / streamed_seconds, 2),
-        "difference": abs(value - expected),
-        "streamed_difference": abs(streamed_value - expected),
-    }
-    print(json.dumps(result, indent=1))
-    if arguments.write is not None:
-        with arguments.write.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(result) + "\n")
+    compare(result, "float32 logits", label, score, arguments.repeats)
+    compare(result, "logits rounded to a hundredth", label, score.round(2), arguments.repeats)
+    result.write()
 
 
-def timed(work: Callable[[], float]) -> tuple[float, float]:
-    start = time.perf_counter()
-    value = work()
-    return time.perf_counter() - start, value
+def compare(result: Result, kind: str, label: np.ndarray, score: np.ndarray, repeats: int) -> None:
+    """Times all ways on the same rows, and refuses values that are not the same."""
+    found: dict[str, float] = {}
+
+    def side(way: str) -> Side:
+        def run() -> float:
+            found[way] = WAYS[way](label, score)
+            return len(score)
+
+        return run
+
+    times = interleaved({way: side(way) for way in WAYS}, repeats)
+    apart = max(abs(value - found["scikit-learn"]) for value in found.values())
+    assert apart <= 1e-12, found
+    result.say(f"## {len(score):,} rows, {kind}")
+    result.speeds(times)
+    for way in ("one call", "merged chunks"):
+        result.compare(times, way, "scikit-learn", 3)
+    result.say(f"They differ by {apart:.1e} at most (1e-12 is allowed).")
+
+
+def merged(label: np.ndarray, score: np.ndarray) -> float:
+    """Chunks dealt to two accumulators, as two processes would have them."""
+    two = [AucAccumulator(), AucAccumulator()]
+    for number, start in enumerate(range(0, len(score), CHUNK)):
+        two[number % 2].update(label[start : start + CHUNK], score[start : start + CHUNK])
+    two[0].merge(two[1])
+    return two[0].compute()
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from recdistill.clicklog.schema import (
     write_dataset,
 )
 from recdistill.clicklog.vectors import binary_field, vectors_to_binary
+from recdistill.errors import UserError
 
 SPARSE = {"user": "single", "tags": "bag", "item": "single"}
 TYPES = {
@@ -262,5 +263,5 @@ def test_a_batch_moves_with_everything_in_it(five_days: Dataset) -> None:
 
 def test_a_missing_part_is_an_error_of_the_consumers(five_days: Dataset) -> None:
     five_days.parts("train")[2].path.unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match=r"part-train-00002\.parquet: this part of the dataset is missing"):
         list(batches(five_days, Rows("train"), 7))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recdistill.clicklog.values import Column, drop_nulls, lists, micros, numbers, text, truncate
+from recdistill.clicklog.values import Column, drop_nulls, lists, micros, numbers, text
 from recdistill.errors import UserError
 
 NULLS = ["", "NA"]
@@ -123,18 +123,19 @@ def test_times_that_cannot_be(cells, unit, message):
 
 
 def test_lists_from_text_and_from_lists():
-    assert lists(column(["a| b||", "", None, "c"]), "|").to_pylist() == [["a", "b"], [], [], ["c"]]
+    assert lists(column(["a| b||", "", None, "c"]), "|")[0].to_pylist() == [["a", "b"], [], [], ["c"]]
     nested = [["a", None, ""], None, [], ["b", "c"]]
     for kind in (pa.list_(pa.string()), pa.large_list(pa.large_string())):
-        assert lists(column(pa.array(nested, kind)), None).to_pylist() == [["a"], [], [], ["b", "c"]]
-    assert lists(column(pa.array([[1, 2], None], pa.list_(pa.int64(), 2))), "|").to_pylist() == [["1", "2"], []]
-    assert lists(column(pa.array([[1.0, None, 0.5]])), None).to_pylist() == [["1", "0.5"]]
+        assert lists(column(pa.array(nested, kind)), None)[0].to_pylist() == [["a"], [], [], ["b", "c"]]
+    assert lists(column(pa.array([[1, 2], None], pa.list_(pa.int64(), 2))), "|")[0].to_pylist() == [["1", "2"], []]
+    assert lists(column(pa.array([[1.0, None, 0.5]])), None)[0].to_pylist() == [["1", "0.5"]]
     with pytest.raises(UserError, match="column 'c': holds string, not lists; say at what `delimiter`"):
         lists(column(["a"]), None)
 
 
-@given(st.lists(st.lists(st.text("ab", min_size=1), max_size=5), max_size=8), st.integers(1, 4))
-def test_truncate(bags, length):
-    cut, longer = truncate(pa.array(bags, pa.list_(pa.string())), length)
-    assert cut.to_pylist() == [bag[:length] for bag in bags]
-    assert longer == sum(len(bag) > length for bag in bags)
+@given(st.lists(st.none() | st.lists(st.none() | st.text("ab"), max_size=6), max_size=8), st.integers(1, 4))
+def test_lists_are_cut(bags, most):
+    cut, longer = lists(column(pa.array(bags, pa.list_(pa.string()))), None, most)
+    known = [[word for word in bag or () if word] for bag in bags]
+    assert cut.to_pylist() == [bag[:most] for bag in known]
+    assert longer == sum(len(bag) > most for bag in known)

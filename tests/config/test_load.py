@@ -192,7 +192,11 @@ def test_every_default_is_spelled_out(job_file: Path) -> None:
 @pytest.mark.parametrize(
     ("foundation", "said"),
     [
-        ("{kind: sklearn}", "the foundation 'foundation' must be one of the members, of kind dlrm or file"),
+        (
+            "{kind: sklearn}",
+            "the foundation 'foundation' must be one of the members, of kind dlrm or file; "
+            "`teachers.foundation` names it",
+        ),
         ("{kind: file, paths: a.parquet}", "the foundation 'foundation' must say how many `parameters` it has"),
         ("{kind: dlrm, rows: {user: [a]}}", "the foundation 'foundation' must answer every row: give it no `rows`"),
     ],

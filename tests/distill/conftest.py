@@ -21,6 +21,7 @@ from recdistill.config.models import FileTeacher, Student, Teachers
 from recdistill.distill.committee import Member
 from recdistill.distill.train import Materials
 from recdistill.models.shape import shape_of
+from recdistill.teachers.codes import encode
 from recdistill.teachers.protocol import Upper
 from recdistill.teachers.versions import chains, versions
 from recdistill.teachers.work import cache_teacher, domain_of, teach_chain
@@ -72,7 +73,7 @@ def answered(members: list[Member]) -> Callable[..., Batch]:
             extra[f"logit.{member.name}"] = torch.randn(rows, generator=rng) * here
             extra[f"logit.{member.name}?"] = here
             if member.dim:
-                vectors = torch.randn(rows, member.dim, generator=rng).half() * here[:, None]
+                vectors = torch.from_numpy(encode(torch.randn(rows, member.dim, generator=rng).numpy())) * here[:, None]
                 extra |= {f"embedding.{member.name}": vectors, f"embedding.{member.name}?": torch.ones(rows).bool()}
         return Batch(
             dense=torch.zeros(rows, 0),

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,7 +10,7 @@ import pytest
 
 from recdistill.errors import UserError
 from recdistill.evaluate import predictions
-from recdistill.evaluate.predictions import importance_columns, read_logits, read_rows
+from recdistill.evaluate.predictions import importance_columns, read_logits, read_rows, scratch_array
 
 
 @pytest.fixture
@@ -31,6 +34,27 @@ def test_test_rows_are_read_in_the_order_of_parts(small, rows):
     assert np.array_equal(rows.slices["country"], small.country)
     assert np.allclose(rows.true_probability, 1 / (1 + np.exp(-small.truth)))
     assert (rows.weight == 1).all() and not rows.weighted
+
+
+def test_rows_that_are_behind_are_not_held_in_memory(small, rows, tmp_path):
+    weight = tmp_path / "weight.npy"
+    assert resident(weight) == 0 and rows.weight.sum() == 300 and resident(weight) > 0
+    for at in rows.chunks(200):
+        assert rows.weight[at].all() and resident(weight) > 0
+    assert resident(weight) == 0
+    logits = scratch_array(tmp_path, "logits", np.float32, 300)
+    read_logits(write(tmp_path / "a.parquet", example_id=small.ids, logit=small.truth.astype(np.float32)), rows, logits)
+    assert resident(tmp_path / "logits.npy") == resident(tmp_path / "example_id.npy") == 0
+    assert np.array_equal(logits, small.truth.astype(np.float32))
+
+
+def resident(path):
+    """Kilobytes of a mapped file that are in this process's memory."""
+    maps = Path("/proc/self/smaps")
+    if not maps.exists():
+        pytest.skip("only Linux tells what is in memory")
+    after = maps.read_text().split(str(path))[1]
+    return int(re.search(r"Rss: +(\d+) kB", after)[1])
 
 
 def test_weights_stand_for_the_whole_traffic(make_world, tmp_path):

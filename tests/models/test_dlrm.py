@@ -62,6 +62,7 @@ def test_dot_interaction_is_every_pair_once(make_shape: Callable[..., Shape]) ->
         for row in vectors
     ]
     torch.testing.assert_close(model.interact(vectors), torch.stack(expected))
+    assert torch.autograd.gradcheck(model.interact, vectors.double().requires_grad_())
 
 
 def test_cross_interaction_is_that_of_dcn_v2(make_shape: Callable[..., Shape]) -> None:

@@ -67,7 +67,7 @@ def test_a_missing_file_is_named(folder: Path) -> None:
 @pytest.mark.parametrize("text", ['{"shape": {"dim": 4}}', "[]", "{}", '{"shape": 3}'])
 def test_a_file_that_is_no_shape_is_refused(folder: Path, text: str) -> None:
     (folder / "model.json").write_text(text)
-    with pytest.raises(UserError, match=r"model.json: not a version-1 model"):
+    with pytest.raises(UserError, match=r"model.json: not a model as this release writes one"):
         load_model(folder)
 
 

@@ -85,6 +85,6 @@ def test_no_url_no_alert_and_nobody_there_is_no_failure(job: Job, hook: Hook) ->
 
 def test_a_failure_is_told_and_goes_on(job: Job, hook: Hook) -> None:
     with pytest.raises(UserError, match="no such day"), watched(with_url(job, hook.url), "2026-01-05"):
-        raise UserError("no such day\nsecond line")
+        raise UserError("no such day", "second line")
     (post,) = hook.posts
     assert post["event"] == "failed" and post["why"] == "UserError: no such day"

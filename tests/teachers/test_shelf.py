@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from torchrec import KeyedJaggedTensor
 
 from recdistill.clicklog.batches import Block, Rows, read_blocks
 from recdistill.clicklog.schema import Dataset, write_dataset
@@ -50,46 +51,52 @@ def moved(tiny_dataset: Dataset, tmp_path: Path) -> Dataset:
     return Dataset(root)
 
 
+def ids_of(block: Block) -> KeyedJaggedTensor:
+    return block.cut(0, block.rows).sparse
+
+
 def test_a_teacher_sees_the_same_row_under_any_vocabulary(
     tiny_dataset: Dataset, moved: Dataset, tmp_path: Path
 ) -> None:
     shelf = Shelf(tmp_path / "shelf", tiny_dataset.root, "monday")
     assert shelf.view(tiny_dataset) is None
-    one, two = block_of(tiny_dataset, shelf), block_of(moved, shelf)
-    np.testing.assert_array_equal(one.values.numpy(), two.values.numpy())
-    np.testing.assert_array_equal(one.lengths.numpy(), two.lengths.numpy())
-    plain = next(read_blocks(moved, Rows("test")))
-    assert not np.array_equal(plain.values.numpy(), one.values.numpy())
+    one, two = ids_of(block_of(tiny_dataset, shelf)), ids_of(block_of(moved, shelf))
+    np.testing.assert_array_equal(one.values(), two.values())
+    np.testing.assert_array_equal(one.lengths(), two.lengths())
+    plain = ids_of(next(read_blocks(moved, Rows("test"))))
+    assert not np.array_equal(plain.values(), one.values())
 
 
 def test_what_was_said_once_is_not_asked_again(tiny_dataset: Dataset, moved: Dataset, tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "shelf", tiny_dataset.root, "monday")
-    shelf.fill("weights", block_of(tiny_dataset, shelf), tmp_path / "one", writer("answers"))
-    shelf.fill("weights", block_of(moved, shelf), tmp_path / "two", refuse)
+    shelf.fill("weights", block_of(tiny_dataset, shelf), 1.0, tmp_path / "one", writer("answers"))
+    shelf.fill("weights", block_of(moved, shelf), 1.0, tmp_path / "two", refuse)
     assert (tmp_path / "two").read_text() == "answers"
-    shelf.fill("other weights", block_of(moved, shelf), tmp_path / "three", writer("other"))
+    shelf.fill("other weights", block_of(moved, shelf), 1.0, tmp_path / "three", writer("other"))
     assert (tmp_path / "three").read_text() == "other"
+    shelf.fill("weights", block_of(moved, shelf), 0.7, tmp_path / "four", writer("fewer"))
+    assert (tmp_path / "four").read_text() == "fewer"
 
 
 def test_a_changed_row_is_asked_again(
     make_dataset: Callable[..., Dataset], tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     shelf = Shelf(tmp_path / "shelf", tiny_dataset.root, "monday")
-    shelf.fill("weights", block_of(tiny_dataset, shelf), tmp_path / "one", writer("answers"))
+    shelf.fill("weights", block_of(tiny_dataset, shelf), 1.0, tmp_path / "one", writer("answers"))
     block = block_of(tiny_dataset, shelf)
     block.dense[5, 0] += 1e-6
-    shelf.fill("weights", block, tmp_path / "two", writer("new"))
+    shelf.fill("weights", block, 1.0, tmp_path / "two", writer("new"))
     assert (tmp_path / "two").read_text() == "new"
 
 
 def test_damage_is_noticed_and_made_good(tiny_dataset: Dataset, tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "shelf", tiny_dataset.root, "monday")
     block = block_of(tiny_dataset, shelf)
-    shelf.fill("weights", block, tmp_path / "one", writer("answers"))
+    shelf.fill("weights", block, 1.0, tmp_path / "one", writer("answers"))
     (kept,) = (tmp_path / "shelf" / "weights").iterdir()
     kept.unlink()
     kept.write_text("damaged")
-    shelf.fill("weights", block, tmp_path / "two", writer("answers"))
+    shelf.fill("weights", block, 1.0, tmp_path / "two", writer("answers"))
     assert (tmp_path / "two").read_text() == "answers"
     assert [path.read_text() for path in (tmp_path / "shelf" / "weights").iterdir()] == ["answers"]
 

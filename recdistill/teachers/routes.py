@@ -1,0 +1,142 @@
+"""Routes: how important each teacher is on each row, as a router said before any was asked, and who is asked for it.
+
+`day=D/part-<split>-NNNNN.parquet`, named as the dataset's own parts: `example_id` int64 and `<teacher>` float16 in
+[0, 1], 0 where the teacher does not know the row's domain. `routes.json`, written last, counts the values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recdistill.clicklog.batches import Columns
+from recdistill.clicklog.schema import ROW_GROUP_ROWS, Part
+from recdistill.errors import UserError
+from recdistill.files import atomic, read_json, write_json
+
+VALUES = 0x3C01
+"""Float16 has so many values from 0 to 1, and their bits are in their order."""
+
+
+def route_path(root: Path, part: str) -> Path:
+    """Where the importances of a part's rows are."""
+    return root / f"{part}.parquet"
+
+
+def write_route(path: Path, example_id: np.ndarray, names: list[str], importance: np.ndarray) -> None:
+    """Writes importances, float [N, teachers], whole or not at all."""
+    columns = [pa.array(column) for column in importance.astype(np.float16).T]
+    table = pa.table([pa.array(example_id, pa.int64()), *columns], names=["example_id", *names])
+    with atomic(path) as partial:
+        pq.write_table(table, partial, row_group_size=ROW_GROUP_ROWS, compression="zstd", write_page_checksum=True)
+
+
+def count_route(path: Path, names: list[str]) -> np.ndarray:
+    """How often a file holds each value, and how often as the largest of a row: int64 [2, VALUES]."""
+    importance = _read(path, names)[1]
+    best = importance.max(axis=1, initial=0)
+    return np.stack([np.bincount(v.ravel().view(np.uint16), minlength=VALUES) for v in (importance, best)])
+
+
+def finish_routes(root: Path, names: list[str], counts: np.ndarray) -> None:
+    """Writes `routes.json` from what `count_route` said of all files together."""
+    there = np.flatnonzero(counts[0])
+    record = {"version": 1, "teachers": names, "values": there.tolist(), "counts": counts[:, there].tolist()}
+    write_json(root / "routes.json", record)
+
+
+class Routes:
+    """Finished routes of a dataset's rows."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._record = read_json(root / "routes.json")
+        self.teachers: list[str] = self._record["teachers"]
+
+    @cached_property
+    def _counts(self) -> np.ndarray:
+        """Pairs and rows by value, int64 [2, VALUES]; a teacher that does not know a row's domain makes no pair."""
+        counts = np.zeros((2, VALUES), np.int64)
+        counts[:, self._record["values"]] = self._record["counts"]
+        counts[:, 0] = 0
+        return counts
+
+    def threshold(self, keep: float) -> float:
+        """The importance from which a pair is of the `keep` share of all pairs."""
+        return float(np.array(self._first(keep), np.uint16).view(np.float16))
+
+    def pairs(self, keep: float) -> tuple[int, int]:
+        """How many pairs there are, and how many of them are kept: those of the share, and the best of each row."""
+        first = self._first(keep)
+        return int(self._counts[0].sum()), int(self._counts[0, first:].sum() + self._counts[1, :first].sum())
+
+    def _first(self, keep: float) -> int:
+        above = np.cumsum(self._counts[0, ::-1])[::-1]
+        fitting = np.flatnonzero(above <= round(keep * int(above[0])))
+        return int(fitting[0]) if len(fitting) else VALUES - 1
+
+    def asked(self, part: Part, example_id: np.ndarray, keep: float) -> np.ndarray:
+        """Who is asked about rows of a part, bool [N, teachers].
+
+        Raises:
+            UserError: the file lacks a row, or cannot be read.
+        """
+        path = route_path(self.root, part.key)
+        ids, importance = _read(path, self.teachers)
+        if not np.array_equal(ids, example_id):
+            order = np.argsort(ids, kind="stable")
+            at = order[np.minimum(np.searchsorted(ids, example_id, sorter=order), len(ids) - 1)]
+            if not np.array_equal(ids[at], example_id):
+                raise UserError(f"{path}: lacks rows of {part.path}; remove {self.root} and route again")
+            importance = importance[at]
+        best = np.arange(len(self.teachers)) == importance.argmax(axis=1)[:, None]
+        return (importance > 0) & ((importance >= self.threshold(keep)) | best)
+
+
+@dataclass(frozen=True)
+class Routed:
+    """Who is asked: routes by split (`train`, `unlabelled`), and the share of pairs that is kept."""
+
+    splits: dict[str, Path]
+    keep: float
+
+    def asked(self, teacher: str, part: Part, example_id: np.ndarray) -> np.ndarray:
+        """Whether a teacher is asked about rows of a part, bool [N]."""
+        routes = Routes(self.splits[part.split])
+        return routes.asked(part, example_id, self.keep)[:, routes.teachers.index(teacher)]
+
+    def without(self, join: Columns) -> Columns:
+        """What `join` adds, without the answers of those who would not have been asked."""
+        return lambda part, table: self._take_back(part, join(part, table))
+
+    def _take_back(self, part: Part, table: pa.Table) -> pa.Table:
+        routes = Routes(self.splits[part.split])
+        asked = routes.asked(part, table["example_id"].to_numpy(), self.keep)
+        for name, mask in zip(routes.teachers, asked.T, strict=True):
+            at = table.column_names.index(f"logit.{name}")
+            column = table.column(at).combine_chunks()
+            there = mask & np.asarray(column.is_valid())
+            logit = column.fill_null(0).to_numpy(zero_copy_only=False)
+            table = table.set_column(at, f"logit.{name}", pa.array(logit, pa.float32(), mask=~there))
+        return table
+
+    def pairs(self) -> tuple[int, int]:
+        """All pairs of all splits, and those that are kept."""
+        counts = [Routes(root).pairs(self.keep) for root in self.splits.values()]
+        return sum(every for every, _ in counts), sum(kept for _, kept in counts)
+
+
+def _read(path: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """`example_id` [N] and importance float16 [N, teachers] of a file."""
+    try:
+        table = pq.read_table(path, partitioning=None, use_threads=False, page_checksum_verification=True)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(
+            f"{path}: these routes are damaged ({error}); remove their stage's folder, and run again"
+        ) from None
+    return table["example_id"].to_numpy(), np.stack([table[name].to_numpy() for name in names], axis=1)

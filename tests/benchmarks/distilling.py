@@ -1,0 +1,103 @@
+"""Rows a second of distillation: from the cache, with teachers asked in every step, and beside a student alone.
+
+    OMP_NUM_THREADS=1 python tests/benchmarks/distilling.py
+
+The demo's committee without its trees (a DLRM of every feature, dim 32, top MLP 256-128; three of parts of them, dim
+16) and a student, on a simulated log. `diverse, teachers asked` has every teacher score each batch instead of reading
+what it said. `alone, same reader` trains the student by its click loss alone on the batches that `diverse` reads;
+`alone` does not read what teachers said. `mean` distils the mean of their logits.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from material import Stream, fit_once, job, run, student
+from timing import Result, interleaved, options
+
+from recdistill.clicklog.batches import Rows, batches
+from recdistill.config import Job
+from recdistill.config.job import Distill, Method
+from recdistill.config.models import Train
+from recdistill.distill.methods import Distiller
+from recdistill.distill.train import Materials, Opened, make_method
+from recdistill.models.dlrm import DLRM
+from recdistill.models.shape import Shape
+from recdistill.teachers.codes import encode
+from recdistill.teachers.protocol import Teacher, open_teacher
+
+COMMITTEE = ("foundation", "context", "content", "behaviour")
+QUICK = "{batch_size: 1024, epochs: 1, patience: 1}"
+
+
+def main() -> None:
+    """Measures, and writes the page."""
+    arguments = options(__doc__, 200_000)
+    torch.set_num_threads(1)
+    result, settings = Result("distilling", "rows", arguments), Distill(train=Train(epochs=1))
+    with tempfile.TemporaryDirectory() as folder:
+        stages = run(teaching(arguments.rows), Path(folder), "cache") / "stages"
+        materials = Materials(stages / "ingest", stages / "teach", stages / "cache", COMMITTEE, None)
+        opened = materials.open()
+        shape, rows = student(opened.shown.dataset), opened.shown.dataset.rows("train")
+        teachers = {name: open_teacher(stages / "teach" / name / "final") for name in COMMITTEE}
+
+        def distil(method: Method, reader: Method) -> int:
+            def epoch(generator: np.random.Generator) -> Stream:
+                return opened.shown.stream(make(reader, opened, shape, settings).method, shape, 1024, generator)
+
+            return fit_once(make(method, opened, shape, settings), epoch, rows, settings.train)
+
+        def ask() -> int:
+            def epoch(generator: np.random.Generator) -> Stream:
+                stream = batches(opened.shown.dataset, Rows("train"), 1024, shuffle=generator, features=shape.features)
+                return asked(stream, teachers, shape)
+
+            return fit_once(make("diverse", opened, shape, settings), epoch, rows, settings.train)
+
+        sides = {
+            "diverse": lambda: distil("diverse", "diverse"),
+            "diverse, teachers asked": ask,
+            "alone, same reader": lambda: distil("alone", "diverse"),
+            "alone": lambda: distil("alone", "alone"),
+            "mean": lambda: distil("mean", "mean"),
+        }
+        times = interleaved(sides, arguments.repeats)
+    result.say(f"{rows:,} rows, batches of 1024, a student of dim {shape.dim} and top MLP {shape.top}.")
+    result.speeds(times)
+    result.compare(times, "diverse", "diverse, teachers asked", target=3)
+    result.compare(times, "diverse", "alone, same reader", target=1.25, of="time")
+    result.compare(times, "diverse", "alone", target=1.25, of="time")
+    result.write()
+
+
+def teaching(rows: int) -> Job:
+    """The job behind the cache: teachers that are no better than they must be."""
+    quick = [f"teachers.members.{name}.train={QUICK}" for name in COMMITTEE]
+    return job(rows, "teachers.folds=2", "teachers.members.trees.params={max_iter: 2}", *quick)
+
+
+def make(name: Method, opened: Opened, shape: Shape, settings: Distill) -> Distiller:
+    """A new student and its method."""
+    torch.manual_seed(0)
+    return Distiller(DLRM(shape), make_method(name, opened.members, shape.top[-1], settings))
+
+
+def asked(stream: Stream, teachers: dict[str, Teacher], shape: Shape) -> Stream:
+    """The batches with what the teachers say about them, as the cache would have it."""
+    dense = {name: [shape.dense.index(f) for f in shape.dense if f in t.features] for name, t in teachers.items()}
+    for batch in stream:
+        everyone = torch.ones(len(batch), dtype=torch.bool)
+        for name, teacher in teachers.items():
+            logit, embedding = teacher.score(replace(batch, dense=batch.dense[:, dense[name]]))
+            batch.extra |= {f"logit.{name}": logit, f"embedding.{name}": torch.from_numpy(encode(embedding.numpy()))}
+            batch.extra |= {f"logit.{name}?": everyone, f"embedding.{name}?": everyone}
+        yield batch
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, PoolingMode
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+    ComputeDevice,
+    SplitTableBatchedEmbeddingBagsCodegen,
+)
+from torch import Tensor
+
+from recdistill.errors import UserError
+from recdistill.models.tables import Tables
+
+ROWS = {"user": 700, "weekday": 3, "item": 900}
+FEATURES = ["user", "friend", "weekday", "item"]
+TABLE = [0, 0, 1, 2]
+"""The table of each feature: two share the first."""
+
+
+def fbgemm() -> SplitTableBatchedEmbeddingBagsCodegen:
+    """A group of tables as TorchRec makes one, always with the same numbers."""
+    tables = SplitTableBatchedEmbeddingBagsCodegen(
+        [(rows, 8, EmbeddingLocation.HOST, ComputeDevice.CPU) for rows in ROWS.values()],
+        feature_table_map=TABLE,
+        optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+        pooling_mode=PoolingMode.SUM,
+        learning_rate=0.1,
+        eps=1e-8,
+    )
+    numbers = torch.rand(sum(ROWS.values()) * 8, generator=torch.Generator().manual_seed(0))
+    tables.weights_host.data.copy_(numbers)
+    return tables
+
+
+def ours() -> Tables:
+    names = [["user", "friend"], ["weekday"], ["item"]]
+    config = SimpleNamespace(embedding_tables=[SimpleNamespace(feature_names=group) for group in names])
+    return Tables(SimpleNamespace(emb_module=fbgemm(), _config=config))
+
+
+def bags(batch: int, shortest: int, longest: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Ids and offsets of bags of random lengths, with repetitions within bags, among bags and among features."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(shortest, longest + 1, (len(TABLE) * batch,), generator=generator)
+    rows = torch.repeat_interleave(torch.tensor([list(ROWS.values())[table] for table in TABLE]), batch)
+    ids = (torch.rand(int(lengths.sum()), generator=generator) * torch.repeat_interleave(rows, lengths)).long()
+    return ids, torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+
+
+def learn(look_up: object, tables: SplitTableBatchedEmbeddingBagsCodegen, *lengths: int) -> list[Tensor]:
+    """The sums of three batches, each learned from, then the tables and their sums of squares."""
+    out = []
+    for step in range(3):
+        sums = look_up(*bags(*lengths, step))
+        out.append(sums.detach())
+        (sums * torch.linspace(-1, 1, sums.numel()).view_as(sums)).sum().backward()
+    return [*out, tables.weights_host.detach(), tables.momentum1_host.detach()]
+
+
+@pytest.mark.parametrize("lengths", [(1, 1, 1), (33, 1, 1), (50, 0, 1), (64, 0, 5), (7, 2, 3), (5, 0, 0)])
+def test_what_is_learned_is_what_fbgemm_learns(lengths: tuple[int, int, int]) -> None:
+    theirs, here, again = fbgemm(), ours(), ours()
+    expected, found = learn(theirs, theirs, *lengths), learn(here, here.fbgemm, *lengths)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+    assert lengths[-1] == 0 or not torch.equal(found[-2], fbgemm().weights_host.detach())
+    assert all(torch.equal(one, other) for one, other in zip(found, learn(again, again.fbgemm, *lengths), strict=True))
+
+
+@pytest.mark.parametrize("feature", range(4))
+@pytest.mark.parametrize("beyond", [-1, None, 2**40])
+def test_an_id_that_its_table_does_not_have_is_an_error(feature: int, beyond: int | None) -> None:
+    ids, offsets = bags(9, 1, 2, 0)
+    rows = list(ROWS.values())[TABLE[feature]]
+    ids[offsets[9 * feature + 4]] = rows if beyond is None else beyond
+    with pytest.raises(
+        UserError, match=rf"feature '{FEATURES[feature]}': id {beyond or rows} is not one of the {rows} "
+    ):
+        ours()(ids, offsets)

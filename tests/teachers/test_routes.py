@@ -1,0 +1,81 @@
+"""Who is asked: the most important pairs of all, and the best of every row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recdistill.clicklog.schema import Part
+from recdistill.errors import UserError
+from recdistill.teachers.routes import Routed, Routes, count_route, finish_routes, route_path, write_route
+
+NAMES = ["foundation", "ids", "trees"]
+
+
+def part(rows: int, index: int = 0) -> Part:
+    """A part of the training split; nothing of it is read."""
+    return Part(Path("nowhere"), "2026-01-01", "train", index, rows)
+
+
+def write(root: Path, *tables: np.ndarray) -> Routes:
+    """Routes of parts of one day; ids go on from part to part."""
+    counts, first = [], 0
+    for index, importance in enumerate(tables):
+        path = route_path(root, part(len(importance), index).key)
+        write_route(path, np.arange(len(importance)) + first, NAMES, importance)
+        counts.append(count_route(path, NAMES))
+        first += len(importance)
+    finish_routes(root, NAMES, np.sum(counts, axis=0))
+    return Routes(root)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.sampled_from([0.05, 0.3, 0.5, 0.7, 0.99, 1.0]))
+def test_the_most_important_pairs_and_the_best_of_each_row_are_kept(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, rows: int, keep: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    importance = rng.dirichlet(np.ones(3), rows).astype(np.float16)
+    importance[rng.random((rows, 3)) < 0.2] = 0
+    routes = write(tmp_path_factory.mktemp("routes"), importance[: rows // 2], importance[rows // 2 :])
+    halves = [(0, rows // 2), (rows // 2, rows)]
+    asked = np.concatenate([routes.asked(part(b - a, at), np.arange(a, b), keep) for at, (a, b) in enumerate(halves)])
+    there = importance > 0
+    cut = np.sort(importance[there])[::-1][: round(keep * there.sum())]
+    best = np.arange(3) == importance.argmax(1)[:, None]
+    kept = there & (best | (importance > (cut[-1] if len(cut) else 2)))
+    allowed = there & (best | (importance >= (cut[-1] if len(cut) else 2)))
+    assert (asked >= kept).all() and (asked <= allowed).all()
+    assert routes.pairs(keep) == (there.sum(), asked.sum())
+    assert keep < 1 or (asked == there).all()
+
+
+def test_rows_are_found_by_their_ids(tmp_path: Path) -> None:
+    importance = np.array([[0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]])
+    routes = write(tmp_path, importance)
+    asked = routes.asked(part(3), np.array([2, 0]), 0.34)
+    assert asked.tolist() == [[False, False, True], [True, False, False]]
+    with pytest.raises(UserError, match="lacks rows of nowhere"):
+        routes.asked(part(3), np.array([2, 7]), 0.34)
+
+
+def test_answers_are_taken_back_and_what_was_absent_stays_absent(tmp_path: Path) -> None:
+    write(tmp_path, np.array([[0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]))
+    logit = pa.array([1.0, None, 3.0], pa.float32())
+    columns = {"example_id": pa.array([0, 1, 2]), **{f"logit.{name}": logit for name in NAMES}}
+    whole = Routed({"train": tmp_path}, 0.4).without(lambda _, table: table)(part(3), pa.table(columns))
+    assert whole["logit.foundation"].to_pylist() == [1.0, None, None]
+    assert whole["logit.ids"].to_pylist() == [None, None, None]
+    assert whole["logit.trees"].to_pylist() == [None, None, 3.0]
+
+
+def test_damage_is_told(tmp_path: Path) -> None:
+    routes = write(tmp_path, np.full((50, 3), 1 / 3))
+    path = route_path(tmp_path, part(50).key)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UserError, match="these routes are damaged"):
+        routes.asked(part(50), np.arange(50), 0.5)
