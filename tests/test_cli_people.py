@@ -16,7 +16,8 @@ SAMPLE = Path(__file__).parents[1] / "data" / "sample" / "clicks.csv.gz"
 
 
 def report(name: str) -> dict[str, object]:
-    model = {"role": "student", "parameters": 10, "auc": STAT, "ne": STAT}
+    metrics = dict.fromkeys(("auc", "ne", "log_loss", "calibration"), STAT)
+    model = {"role": "student", "parameters": 10, "coverage": 1.0, **metrics}
     return {
         "version": 1,
         "name": name,
@@ -31,6 +32,9 @@ def report(name: str) -> dict[str, object]:
         "comparisons": [
             {"method": "diverse", "against": "alone", "auc": STAT, "ne": {"mean": 0, "low": -1, "high": 1}}
         ],
+        "reliability": {},
+        "teacher_forwards": None,
+        "timings": {},
         "warnings": [],
     }
 

@@ -16,15 +16,22 @@ from recdistill.files import read_json, write_json, write_text
 from recdistill.track import BATCH, numbers, settings, track
 
 STAT = {"mean": 0.8, "low": 0.7, "high": 0.9}
-MODEL = {"role": "student", "parameters": 10, **dict.fromkeys(("auc", "ne", "log_loss", "calibration"), STAT)}
+METRICS = dict.fromkeys(("auc", "ne", "log_loss", "calibration"), STAT)
+MODEL = {"role": "student", "parameters": 10, "coverage": 1.0, **METRICS}
 REPORT: dict[str, Any] = {
     "version": 1,
     "name": "tiny",
+    "dataset": {"fingerprint": "f", "rows": {"test": 7}},
+    "seeds": [0],
+    "bootstrap": {"resamples": 100, "confidence": 0.95, "seed": 0},
+    "foundation": "foundation",
     "params": {"foundation": 380, "student": 10, "compression": 38.0},
-    "models": {"foundation": MODEL, "diverse": MODEL},
+    "models": {"foundation": {**MODEL, "role": "teacher"}, "alone": MODEL, "diverse": MODEL},
+    "comparisons": [],
+    "reliability": {},
     "gap": {"auc": STAT, "ne": {"mean": None, "low": None, "high": None}},
     "gap_recovered": {"diverse": {"auc": STAT, "ne": None}},
-    "teacher_forwards": {"full": 100, "saved": 30},
+    "teacher_forwards": {"full": 100, "computed": 70, "reused": 0, "saved": 30},
     "timings": {"teach": 1.5},
     "warnings": ["small", "noisy"],
 }
