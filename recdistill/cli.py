@@ -19,6 +19,7 @@ from recdistill.config.load import load_job
 from recdistill.errors import UserError, sentence_of
 from recdistill.files import read_json
 from recdistill.progress import on_stderr
+from recdistill.remote import local
 from recdistill.runs import Run
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,9 @@ app = typer.Typer(
 )
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job description.", show_default=False)]
-Out = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="The run folder; made when absent.")]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", metavar="FOLDER", help="The run folder; made when absent.", callback=local)
+]
 Overrides = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the job; may be given again."),
@@ -59,6 +62,10 @@ def main() -> None:
         if said is None:
             _crashed(error)
         _complain(said)
+        sys.exit(2)
+    except UnicodeEncodeError as error:
+        near = str(error.object)[max(0, error.start - 50) : error.end + 50]
+        _complain(f"{near!r}: not text in UTF-8; name another file or folder")
         sys.exit(2)
     except Exception as error:
         _crashed(error)
@@ -195,7 +202,9 @@ def plan(
 def score(
     student: Annotated[Path, typer.Argument(metavar="STUDENT", help="An exported student's folder.")],
     logs: Annotated[list[str], typer.Argument(metavar="LOG...", help="Click log files, as the job's were.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.parquet", help="Where probabilities go.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE.parquet", help="Where probabilities go.", callback=local)
+    ],
     quiet: Quiet = False,
 ) -> None:
     """Writes a click probability for each row of a log."""

@@ -14,6 +14,7 @@ from recdistill import launch
 from recdistill.config.load import load_job
 from recdistill.errors import UserError
 from recdistill.progress import on_stderr
+from recdistill.remote import local
 
 if TYPE_CHECKING:
     from recdistill.nightly.registry import Verdict
@@ -41,7 +42,7 @@ def nightly(
     days: Annotated[
         list[str], typer.Option("--day", metavar="YYYY-MM-DD", help="The night's day; may be given again.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="SERVICE", help="The service's folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="SERVICE", help="The service's folder.", callback=local)],
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the job.")
     ] = None,

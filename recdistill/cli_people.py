@@ -10,6 +10,7 @@ import typer
 
 from recdistill.errors import UserError
 from recdistill.files import write_text
+from recdistill.remote import local
 
 if TYPE_CHECKING:
     from recdistill.init.draft import Draft
@@ -32,7 +33,10 @@ def register(app: typer.Typer) -> None:
 
 def init(
     logs: Annotated[list[str], typer.Argument(metavar="LOG...", help="The click log's files.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="JOB.yaml", help="The job file to write; a new one.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="JOB.yaml", help="The job file to write; a new one.", callback=local),
+    ],
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="The label, if it cannot be told.")] = None,
 ) -> None:
     """Looks at a click log, writes a job file for it, and tells what it was unsure of."""

@@ -9,6 +9,10 @@ _CURES = {
         (errno.EACCES, errno.EPERM, errno.EROFS),
         ("permission denied", "let this user read and write there, or name another place"),
     ),
+    **dict.fromkeys(
+        (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+        ("a file or a folder cannot be made or read", "name another place"),
+    ),
     errno.EFBIG: ("a file would be larger than the system allows", "raise the limit (ulimit -f)"),
     errno.EIO: ("the disk cannot be read or written", "see to the disk"),
 }

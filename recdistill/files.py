@@ -63,6 +63,8 @@ def atomic(path: Path) -> Iterator[Path]:
     The temporary name starts with a dot, so no reader of `part-*` ever sees it, and is always the same: what a kill
     leaves behind is overwritten by the next attempt.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, and a file is to be written; give it another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:

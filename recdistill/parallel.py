@@ -33,8 +33,10 @@ ONE_THREAD = {
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
+    "MALLOC_ARENA_MAX": "1",
 }
-"""A worker's environment: two processes with spinning OpenMP threads are five times slower than two with one."""
+"""A worker's environment: two processes with spinning OpenMP threads are five times slower than two with one, and what
+each thread that comes and goes keeps for itself of glibc's memory adds up."""
 _PR_SET_PDEATHSIG = 1
 
 

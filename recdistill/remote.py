@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recdistill.errors import UserError
@@ -82,6 +83,16 @@ def is_url(text: str) -> bool:
     return _URL.fullmatch(text) is not None
 
 
+def local(path: Path | None) -> Path | None:
+    """A path that is written to, for the command line; `UserError` for what was a URL before it was a path."""
+    if path is None:
+        return None
+    if re.match(r"[a-z][a-z0-9+.-]+:(/|$)", str(path)):
+        raise UserError(f"{path}: results are written on this machine; name a folder or file of it")
+    # As pyarrow does with every path that it is given.
+    return Path(os.path.expanduser(path))
+
+
 def tells_a_secret(url: str) -> bool:
     """Whether credentials stand in a URL, where they would be logged and copied."""
     return _SECRET.match(url) is not None
@@ -135,7 +146,9 @@ def telling(url: str) -> Iterator[None]:
     """Tells in one sentence what a store had to say; a full disk here passes."""
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        if not isinstance(error, OSError):
+            raise UserError(f"{url}: {error}; expected a URL like s3://bucket/path") from None
         if error.errno == errno.ENOSPC:
             raise
         raise UserError(f"{url}: {refusal(error) or error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +145,7 @@ def open_run(folder: Path | str) -> RunView:
     Raises:
         UserError: the folder has no report.
     """
-    found = read_run(Path(folder).resolve())
+    found = read_run(Path(os.path.realpath(folder)))
     return RunView(found.label, found.folder, found.report)
 
 

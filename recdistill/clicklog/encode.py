@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from recdistill.clicklog.encoder import Encoder
 from recdistill.clicklog.schema import ROW_GROUP_ROWS, Schema, read_schema
 from recdistill.clicklog.scratch import Scratch, rechunk
+from recdistill.clicklog.sources import log_of
 from recdistill.clicklog.typed import TypedLog
 from recdistill.config.dataset import Dataset, Files, Join
 from recdistill.errors import UserError
@@ -26,7 +27,7 @@ def raw_log(root: Path, paths: list[str]) -> Files:
     assert learned is not None
     settings = {**learned.model_dump(), "paths": paths}
     known = all(any(suffix in Path(path).suffixes for suffix in (".csv", ".tsv", ".parquet", ".pq")) for path in paths)
-    return Files.model_validate(settings | {"format": None} if known else settings)
+    return log_of(settings | {"format": None} if known else settings)
 
 
 def encode_log(root: Path, log: Files, joins: list[Join] | None = None) -> Iterator[pa.Table]:

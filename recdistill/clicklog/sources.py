@@ -14,10 +14,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from recdistill import remote
 from recdistill.clicklog.bounds import COLUMNS, batch_rows, dictionary_rows
@@ -43,6 +45,15 @@ class Source:
     name: str
     format: str
     codec: str | None
+
+
+def log_of(settings: dict[str, Any]) -> Files:
+    """A `log:` section that no job file says; what is wrong with it is a `UserError`."""
+    try:
+        return Files.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UserError(f"the log's {first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def expand_path(text: str) -> str:
@@ -270,6 +281,10 @@ def _fixed_folder(pattern: str) -> str:
 
 
 def _source(path: Path | Remote, name: str, files: Files) -> Source:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path}: the name is not text in UTF-8; rename the file") from None
     suffixes = [suffix.lower() for suffix in path.suffixes]
     codec = _CODECS.get(suffixes[-1]) if suffixes else None
     inner = suffixes[-2:-1] if codec else suffixes[-1:]

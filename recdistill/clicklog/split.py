@@ -35,7 +35,7 @@ def arrange(scratch: Scratch, log: TypedLog) -> Counts:
     columns = _split_sql(spec, log.rows, log.layout.users, list(days))
     scratch.arrange(columns, sort=not log.in_order or spec.split.by == "user_order")
     _check_splits(scratch, spec)
-    _check_ids(scratch, spec)
+    _check_ids(scratch, spec, list(days))
     return missing
 
 
@@ -116,16 +116,18 @@ def _check_splits(scratch: Scratch, spec: Dataset) -> None:
         raise UserError(f"all {rows} training rows are {kind}; is the rule in `label` ({spec.label.column!r}) right?")
 
 
-def _check_ids(scratch: Scratch, spec: Dataset) -> None:
-    day = f'"time" // {DAY}' if has_clock(spec) else "0"
-    twice = scratch.run(
-        f"SELECT {day} AS day, example_id, count(*) AS rows FROM rows GROUP BY day, example_id HAVING rows > 1 "
-        "ORDER BY day, example_id LIMIT 1"
-    )
-    if twice:
-        day_number, example, rows = twice[0]
-        when = f" of day {day_name(day_number)}" if has_clock(spec) else ""
-        raise UserError(
-            f"example_id {example} stands in {rows} rows{when}; expected one row each "
-            f"(column {spec.example_id!r}; without `example_id` one is derived)"
+def _check_ids(scratch: Scratch, spec: Dataset, days: list[int]) -> None:
+    # A day at a time: its ids are in memory at once. Rows are in order of time, so no other day is read.
+    wanted: list[int | None] = [*days] or [None]
+    for day in wanted:
+        within = "" if day is None else f'WHERE "time" >= {day * DAY} AND "time" < {(day + 1) * DAY}'
+        twice = scratch.run(
+            f"SELECT example_id, count(*) AS rows FROM rows {within} GROUP BY example_id HAVING rows > 1 "
+            "ORDER BY example_id LIMIT 1"
         )
+        for example, rows in twice:
+            when = "" if day is None else f" of day {day_name(day)}"
+            raise UserError(
+                f"example_id {example} stands in {rows} rows{when}; expected one row each "
+                f"(column {spec.example_id!r}; without `example_id` one is derived)"
+            )

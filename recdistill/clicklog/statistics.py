@@ -22,6 +22,8 @@ from recdistill.files import atomic
 _TRAIN = '"$split" = 0'
 FINITE = float(np.finfo(np.float32).max)
 """The largest value that a dense feature may have."""
+_ROUNDING = 1e-13
+"""Of a mean of equal numbers, relative to it, with room to spare."""
 
 
 def learn(scratch: Scratch, layout: Layout, out: Path, like: DatasetOnDisk | None = None) -> tuple[Schema, Counts]:
@@ -111,8 +113,9 @@ class Moments:
 
     @property
     def std(self) -> float:
-        """The standard deviation over the values, not a sample's; 1 where they are all alike."""
-        return float(np.sqrt(self.squares / self.count)) if self.squares > 0 else 1.0
+        """The standard deviation over the values, not a sample's; 1 where they are all alike but for rounding."""
+        found = float(np.sqrt(self.squares / self.count)) if self.count else 0.0
+        return found if found > _ROUNDING * abs(self.mean) else 1.0
 
 
 def transform(values: np.ndarray, name: str) -> np.ndarray:

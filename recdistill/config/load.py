@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,10 @@ def dump_job(job: Job) -> str:
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # a pipe may never end
+            raise UserError(f"{path}: cannot be read as a job file (it is no regular file)")
+        if about.st_size > MAX_BYTES:
             raise UserError(f"{path}: larger than {MAX_BYTES:,} bytes; expected a job file in YAML")
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:

@@ -7,6 +7,7 @@ order. Then one draw of rows serves both, and where their seeds are the same, on
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,8 +61,9 @@ def read_run(folder: Path, label: str | None = None) -> FinishedRun:
 def read_runs(folders: list[Path]) -> list[FinishedRun]:
     """Several runs, called by their folders' names where these differ, else by their paths."""
     folders = list(dict.fromkeys(Path(folder) for folder in folders))
-    names = [folder.resolve().name for folder in folders]
+    names = [os.path.basename(os.path.realpath(folder)) for folder in folders]
     labels = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+    labels = [label.encode(errors="backslashreplace").decode() for label in labels]  # a name may be any bytes
     return [read_run(folder, label) for folder, label in zip(folders, labels, strict=True)]
 
 
@@ -189,7 +191,7 @@ def record(label: str, folder: Path, report: dict[str, Any]) -> dict[str, Any]:
     passes, timings = report.get("teacher_forwards"), report.get("timings") or {}
     return {
         "label": label,
-        "folder": str(folder),
+        "folder": str(folder).encode(errors="backslashreplace").decode(),
         "name": report["name"],
         "dataset": report["dataset"]["fingerprint"],
         "test_rows": report["dataset"]["rows"]["test"],

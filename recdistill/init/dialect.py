@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 
-from recdistill.clicklog.sources import Source, column_names, find, open_bytes
+from recdistill.clicklog.sources import Source, column_names, find, log_of, open_bytes
 from recdistill.config.dataset import Files
 from recdistill.errors import UserError
 
@@ -24,7 +24,7 @@ def describe(paths: list[str]) -> tuple[Files, list[str]]:
     Raises:
         UserError: a file is not there, or its beginning cannot be read.
     """
-    files = Files(paths=paths)
+    files = log_of({"paths": paths})
     try:
         first = find(files)[0]
     except UserError:
@@ -53,7 +53,7 @@ def _describe_text(first: Source, files: Files) -> tuple[Files, list[str]]:
     if has_header(rows):
         return files, doubts
     columns, said = name_columns(rows)
-    return Files.model_validate({**files.model_dump(), "columns": columns}), [*doubts, said]
+    return log_of({**files.model_dump(), "columns": columns}), [*doubts, said]
 
 
 def _head(source: Source) -> list[str]:

@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=1 python tests/benchmarks/growth.py --rows 200000 --times 1 10 --repeats 1
     OMP_NUM_THREADS=1 python tests/benchmarks/growth.py --rows 100000 --times 1 10 30 --repeats 1
 
-Each stage is a process of its own, on a simulated log whose users and items are always as many; memory is its largest
-resident set, files that it maps included. Parts, and the sample of validation rows that teachers are calibrated on,
-have an eighth of their usual rows, so that the shortest log fills as many blocks as are ever in memory at once: what
-is left to grow is what grows with the log. Seconds are those that the run puts down, without the start of a process.
+Each stage is a process of its own, set up as a worker is, on a simulated log whose users and items are always as many.
+Memory is its largest resident set, files that it maps included. Parts, and the sample of validation rows that teachers
+are calibrated on, have an eighth of their usual rows, so that the shortest log fills as many blocks as are ever in
+memory at once: what is left to grow is what grows with the log. Seconds are those that the run puts down, processor
+seconds are less those of a run that finds everything done.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from statistics import median
 from timing import Result, Sample, Times, options
 
 from recdistill.files import read_json
+from recdistill.parallel import ONE_THREAD
 
 STAGES = ("simulate", "ingest", "teach", "cache", "distill", "evaluate")
 FLAT = ("ingest", "cache", "distill", "evaluate")
@@ -43,7 +45,7 @@ teachers:
   members:
     foundation: {{kind: dlrm, dim: 16, top: [64, 32], train: &train {{batch_size: 2048, epochs: 1}}}}
     context: {{kind: dlrm, dim: 8, top: [32, 16], features: [hour, user, age, country, device], train: *train}}
-student: {{compression: 10, top: [16]}}
+student: {{compression: 10, dims: [4], top: [16]}}
 distill: {{methods: [alone, diverse], seeds: [0], train: *train}}
 evaluate: {{resamples: 200, slices: [domain]}}
 workers: 1
@@ -95,19 +97,36 @@ def main() -> None:
 
 def run_job(rows: int) -> dict[str, tuple[Sample, float]]:
     """Per stage, its rows and seconds, and the megabytes that its process held."""
-    found = {}
     with tempfile.TemporaryDirectory() as name:
-        job, run = Path(name, "job.yaml"), Path(name, "run")
-        job.write_text(JOB.format(rows=rows), encoding="utf-8")
-        for stage in STAGES:
-            command = [sys.executable, "-c", IN_SMALL_PARTS, stage, str(job), "--out", str(run), "--quiet"]
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "TMPDIR": name})
-            _, status, used = os.wait4(process.pid, 0)
-            assert status == 0, (stage, status)
-            spent = read_json(run / "timings.json")[stage]["seconds"]
-            found[stage] = Sample(rows, spent, used.ru_utime + used.ru_stime), used.ru_maxrss / 1000
-            print(f"{rows} rows, {stage}: {spent:.1f} s, {used.ru_maxrss / 1000:.0f} MB", file=sys.stderr)
+        folder = Path(name)
+        (folder / "job.yaml").write_text(JOB.format(rows=rows), encoding="utf-8")
+        used = {stage: run_stage(stage, folder) for stage in STAGES}
+        idle, _ = run_stage(STAGES[-1], folder)
+        clock = read_json(folder / "run" / "timings.json")
+    found = {}
+    for stage, (cpu, peak) in used.items():
+        found[stage] = Sample(rows, clock[stage]["seconds"], max(cpu - idle, 1e-3)), peak
+        print(f"{rows} rows, {stage}: {clock[stage]['seconds']:.1f} s, {peak:.0f} MB", file=sys.stderr)
     return found
+
+
+def run_stage(stage: str, folder: Path) -> tuple[float, float]:
+    """Processor seconds, and the most megabytes, of a process that runs a stage."""
+    command = [
+        sys.executable,
+        "-c",
+        IN_SMALL_PARTS,
+        stage,
+        str(folder / "job.yaml"),
+        "--out",
+        str(folder / "run"),
+        "-q",
+    ]
+    environment = {**os.environ, **ONE_THREAD, "TMPDIR": str(folder)}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+    _, status, used = os.wait4(process.pid, 0)
+    assert status == 0, (stage, status)
+    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1000
 
 
 def _turns(found: dict[str, dict[str, list[tuple[Sample, float]]]], size: str) -> list[list[Sample]]:

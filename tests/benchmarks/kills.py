@@ -35,7 +35,7 @@ from tests.faults.kills import kill_often
 from tests.faults.victims import End, Server
 
 LIVES, TIMES, SEED = 4, 3, 2026
-ROOMS_KIB = (0, 8, 32, 64, 128, 192, 256, 320, 400, 480, 560, 640, 800, 1000, 1200, 1400)
+ROOMS_KIB = tuple(range(0, 1400, 56))
 DISK_KIB = 8192
 
 

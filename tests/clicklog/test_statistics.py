@@ -25,6 +25,10 @@ def test_merged_moments_equal_those_of_all_values(parts):
 
 def test_values_all_alike_have_unit_deviation():
     assert Moments.of(np.full(5, 3.0)).std == Moments().std == 1.0
+    for size in (3, 1000, 65_536):  # the mean of many 0.1 is not 0.1
+        parts = Moments.of(np.full(size, 0.1)) + Moments.of(np.full(7, 0.1))
+        assert parts.std == 1.0
+    assert Moments.of(1e9 + np.arange(10.0)).std == pytest.approx(np.arange(10).std())
 
 
 def test_transform():

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from recdistill import launch
 from recdistill.runs import Run
 from tests.faults.jobs import beginning, from_on
 
@@ -23,15 +24,11 @@ _CAPABILITIES_V3 = 0x20080522
 
 def die_at_change(stage: str, number: int) -> None:
     """SIGKILL just before the `number`-th change to the file system after `stage`, or one behind it, has begun."""
-    _when(stage, lambda: _die(".", number))
+    _when(stage, lambda: die_at_path(".", number))
 
 
 def die_at_path(pattern: str, number: int = 1) -> None:
     """SIGKILL just before a path is changed in which `pattern` is found, for the `number`-th time."""
-    _die(pattern, number)
-
-
-def _die(pattern: str, number: int) -> None:
     left = number
 
     def watch(event: str, args: tuple) -> None:
@@ -65,6 +62,11 @@ def damage(path: Path, how: str, at: float = 0.5) -> None:
         del data[where:]
     if how != "gone":
         path.write_bytes(data)
+
+
+def tell_at_once() -> None:
+    """A follower does not let the leader speak first."""
+    launch.GRACE_SECONDS = 0.0
 
 
 def hang_at(stage: str) -> None:

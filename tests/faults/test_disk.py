@@ -58,6 +58,15 @@ def test_a_file_that_may_not_grow_is_told(server: Server, straight: Straight, tm
     assert straight.differs(out, "teach") == []
 
 
+def test_a_log_that_cannot_be_written_is_no_reason_to_stop(server: Server, straight: Straight, tmp_path: Path) -> None:
+    out = straight.copy(tmp_path / "run", without="export")
+    (out / "log.txt").unlink()
+    (out / "log.txt").symlink_to("/dev/full")
+    end = server.run("export", straight.job, "--out", out, "--quiet")
+    assert (end.code, end.err) == (0, "")
+    assert straight.differs(out, "export") == []
+
+
 def test_a_full_disk_is_understood_in_whatever_words(small_disk: Callable[[int], Path]) -> None:
     disk = small_disk(64)
     with pytest.raises(OSError, match=r"No space left on device: '.*weights'"), atomic(disk / "weights") as partial:

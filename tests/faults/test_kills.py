@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from recdistill.files import read_json
 from tests.faults.conftest import Straight
+from tests.faults.hurts import die_at_path
 from tests.faults.jobs import STAGES, leftovers
 from tests.faults.kills import kill_often
 from tests.faults.victims import Server
@@ -30,3 +34,27 @@ def test_a_run_that_is_killed_again_and_again_comes_to_the_same_end(
     assert len(kills) >= KILLS - 1
     assert straight.differs(out) == []
     assert leftovers(out) == []
+
+
+@pytest.mark.parametrize("path", [r"/stages/evaluate$", r"^report\.json$"])
+def test_a_kill_while_a_result_is_replaced_loses_neither_it_nor_room(
+    server: Server, straight: Straight, tmp_path: Path, path: str
+) -> None:
+    """Just before the new result takes the place of the old one, and while the old one is removed."""
+    out = straight.copy(tmp_path / "run")
+    command = ["run", straight.job, "--out", out, "--json"]
+    changed = [*command, "--set", "evaluate.resamples=101"]
+    assert server.run(*changed, hurts=[partial(die_at_path, path)]).code == -9
+    assert server.run(*changed).code == 0
+    assert leftovers(out) == [] and read_json(out / "report.json")["bootstrap"]["resamples"] == 101
+    assert server.run(*command).code == 0
+    assert straight.differs(out) == []
+
+
+def test_a_kill_leaves_no_checkpoints_of_a_finished_teacher(server: Server, straight: Straight, tmp_path: Path) -> None:
+    out = straight.copy(tmp_path / "run", without="teach")
+    command = ["teach", straight.job, "--out", out, "--quiet"]
+    assert server.run(*command, hurts=[partial(die_at_path, r"^position\.json$", 2)]).code == -9
+    assert len(leftovers(out)) == 1
+    assert server.run(*command).code == 0
+    assert leftovers(out) == [] == straight.differs(out, "teach")

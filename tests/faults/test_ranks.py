@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.faults.conftest import Straight
-from tests.faults.hurts import die_at_path
+from tests.faults.hurts import die_at_path, tell_at_once
 from tests.faults.jobs import differences, results
 from tests.faults.victims import End, Hurt, Server
 
@@ -33,7 +33,7 @@ def test_a_dead_rank_ends_the_other_and_both_go_on(server: Server, straight: Str
     assert [end.code for end in both(server, *command, whole)] == [0, 0]
     for dead in (1, 0):
         hurt = partial(die_at_path, rf"check-{1 - dead}/__{dead}_0\.distcp$")
-        hurts: tuple[list[Hurt], list[Hurt]] = ([], [])
+        hurts: tuple[list[Hurt], list[Hurt]] = ([tell_at_once], [tell_at_once])
         hurts[dead].append(hurt)
         ends = both(server, *command, out, hurts=hurts)
         assert ends[dead].code == -9

@@ -32,11 +32,6 @@ class End:
     out: str
     err: str
 
-    @property
-    def sentence(self) -> str:
-        """What it said last on standard error."""
-        return self.err.splitlines()[-1] if self.err else ""
-
 
 class Victim:
     """A running command line."""

@@ -43,7 +43,7 @@ TEXTS = st.sampled_from(
     ]
 ) | st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=6)
 NUMBERS = st.sampled_from(
-    ["0", "1", "-0.0", "3.5", "1e3", " 7 ", "1e400", "-inf", "nan", "1e-320", "3.4e38", "1e39", ""]
+    ["0", "1", "-0.0", "0.1", "1e3", " 7 ", "1e400", "-inf", "nan", "1e-320", "3.4e38", "1e39", ""]
 )
 IDS = st.sampled_from(
     ["0", "-1", "007", "abc", "9223372036854775807", "9223372036854775808", "-9223372036854775808", "9" * 40, "1.0"]
@@ -157,8 +157,9 @@ def expect(log: Log, lists: bool) -> Expected | None:
     prices = np.array([np.nan if (value := number(row["price"])) is None else value for row in rows], float)
     prices[~(np.abs(prices) <= np.finfo(np.float32).max)] = np.nan
     learnt = prices[:trained][~np.isnan(prices[:trained])]
-    mean, std = (learnt.mean(), learnt.std()) if len(learnt) else (0.0, 1.0)
-    scaled = np.nan_to_num((prices - mean) / (std if std > 0 else 1.0))
+    mean, std = (learnt.mean(), learnt.std()) if len(set(learnt)) > 1 else (learnt[0] if len(learnt) else 0.0, 1.0)
+    scaled = (prices - mean) / (std if std > 0 else 1.0)
+    scaled[~(np.abs(scaled) <= np.finfo(np.float32).max)] = 0.0
     return Expected(
         splits=["train"] * trained + ["validation"] * validated + ["test"] * tested,
         example_id=[value for value in ids if value is not None],

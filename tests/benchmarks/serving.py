@@ -1,0 +1,96 @@
+"""How long a student takes to answer, and how large it is, beside its foundation; tables of float32 and of INT8.
+
+    OMP_NUM_THREADS=1 python tests/benchmarks/serving.py
+
+The foundation is one of dim 64 and top MLP 512-256, the student what the size solver makes of a 38th of it; both were
+trained on a simulated log for an epoch. A call is `model(batch)` on a batch that is there already. INT8 tables are
+TorchRec's: a byte a number and two halves a row for scale and bias, in rows of a multiple of 16 bytes.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from material import simulated
+from timing import Result, Side, interleaved, options
+from torch import nn
+from torchrec.inference.modules import quantize_embeddings
+
+from recdistill.clicklog.batches import Batch, Rows, batches
+from recdistill.clicklog.schema import Dataset
+from recdistill.config.models import Architecture, Student, Train
+from recdistill.models.dlrm import DLRM
+from recdistill.models.shape import Shape, shape_of
+from recdistill.models.size import solve
+from recdistill.models.task import ClickModel
+from recdistill.models.trainer import fit, load_best
+
+SIZES = (1, 256)
+CALLS = 200
+
+
+def main() -> None:
+    """Measures, and writes the page."""
+    arguments = options(__doc__, 200_000, calls={"type": int, "default": CALLS, "help": "in each turn"})
+    torch.set_num_threads(1)
+    result = Result("serving", "calls", arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = simulated(arguments.rows, Path(folder))
+        large = shape_of(Architecture(top=[512, 256]), 64, dataset.schema, None)
+        small = solve(Student(dims=[8]), dataset.schema, large.parameters())[0]
+        floats = {"student": trained(dataset, small), "foundation": trained(dataset, large)}
+        some = {size: next(batches(dataset, Rows("test"), size)) for size in SIZES}
+        many = next(batches(dataset, Rows("test"), 8192))
+    models: dict[str, nn.Module] = {}
+    for name, model in floats.items():
+        models[name] = model
+        models[f"{name}, INT8"] = quantize_embeddings(copy.deepcopy(model), dtype=torch.qint8, inplace=True)
+
+    def asks(model: nn.Module, batch: Batch) -> Side:
+        def ask() -> int:
+            with torch.inference_mode():
+                for _ in range(arguments.calls):
+                    model(batch)
+            return arguments.calls
+
+        return ask
+
+    sides = {f"{name} {size}": asks(model, batch) for name, model in models.items() for size, batch in some.items()}
+    times = interleaved(sides, arguments.repeats)
+    rows = []
+    for name, model in models.items():
+        milliseconds = [median(1000 * s.wall / s.units for s in times[f"{name} {size}"]) for size in SIZES]
+        with torch.inference_mode():
+            moved = (model(many)[0] - floats[name.removesuffix(", INT8")](many)[0]).abs().max()
+        rows.append([name, f"{_bytes(model) / 1e6:.3f}", *(f"{ms:.3f}" for ms in milliseconds), f"{float(moved):.1e}"])
+    result.say(f"Parameters: student {small.parameters():,}, foundation {large.parameters():,}.")
+    result.table(["", "MB", *(f"ms for a batch of {size}" for size in SIZES), "logits moved by at most"], rows)
+    result.write()
+
+
+def trained(dataset: Dataset, shape: Shape) -> DLRM:
+    """A model after one epoch."""
+    torch.manual_seed(0)
+
+    def epoch(generator: np.random.Generator) -> Iterator[Batch]:
+        return batches(dataset, Rows("train"), 4096, shuffle=generator)
+
+    with tempfile.TemporaryDirectory() as work:
+        settings = Train(epochs=1, batch_size=4096)
+        fit(ClickModel(DLRM(shape)), epoch, 1, lambda _: 1.0, settings, Path(work), 0, "train")
+        return load_best(ClickModel(DLRM(shape)), Path(work)).model
+
+
+def _bytes(model: nn.Module) -> int:
+    """Of every weight and table."""
+    return sum(value.numel() * value.element_size() for value in model.state_dict().values())
+
+
+if __name__ == "__main__":
+    main()
