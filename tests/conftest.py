@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from recdistill.clicklog.schema import (
     SPLITS,
@@ -126,6 +127,12 @@ def kill_at() -> Callable[..., None]:
         assert done.returncode == -signal.SIGKILL, f"ended with {done.returncode}: {done.stderr}"
 
     return run
+
+
+@pytest.fixture
+def on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what depends on this machine's processors and memory: here it has no GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.fixture(scope="session")

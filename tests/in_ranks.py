@@ -9,9 +9,11 @@ from collections.abc import Callable
 from contextlib import closing
 from multiprocessing.connection import Connection
 from typing import Any
+from unittest import mock
 
 from recdistill.errors import UserError
 from recdistill.parallel import ONE_THREAD
+from tests.cpus import NO_GPU
 
 SECONDS = 300
 
@@ -28,9 +30,10 @@ def call(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]
         context.Process(target=_be, args=(rank, count, port, theirs[rank], function, arguments), daemon=True)
         for rank in range(count)
     ]
-    for process, pipe in zip(processes, theirs, strict=True):
-        process.start()
-        pipe.close()
+    with mock.patch.dict(os.environ, NO_GPU):  # of the server, which the first process starts
+        for process, pipe in zip(processes, theirs, strict=True):
+            process.start()
+            pipe.close()
     try:
         assert all(pipe.poll(SECONDS) for pipe in ours), "a rank hangs"
         results = [pipe.recv() for pipe in ours]

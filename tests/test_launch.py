@@ -19,6 +19,7 @@ from recdistill.config import Job
 from recdistill.config.load import load_job
 from recdistill.errors import UserError
 from recdistill.files import read_json
+from tests.cpus import NO_GPU
 
 JOB = """\
 name: small
@@ -53,13 +54,13 @@ def watch(event, args):
         os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(watch)
 """
-TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "recdistill"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "recdistill"]
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, **NO_GPU, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
         timeout=600,
@@ -158,7 +159,13 @@ def test_a_follower_lets_the_leader_speak_first(monkeypatch: pytest.MonkeyPatch)
 
 def test_ctrl_c_ends_every_rank(job_file: Path, two: Path, tmp_path: Path) -> None:
     command = ["-m", "recdistill", "run", str(job_file), "--out", str(tmp_path / "run"), "--set", "launch.ranks=2"]
-    process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        env={**os.environ, **NO_GPU},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert process.stderr is not None
     try:
         heard = ""

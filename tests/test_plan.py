@@ -22,6 +22,7 @@ from recdistill.models.sharding import quiet, shard
 from recdistill.models.task import ClickModel
 from recdistill.plan import plan_job
 
+pytestmark = pytest.mark.usefixtures("on_cpus")
 JOB = """\
 name: planned
 dataset:

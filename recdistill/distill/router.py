@@ -161,7 +161,7 @@ def _answered(asked: list[Askable], teachers: Path, dataset: Dataset, shelf: She
         model = open_teacher(teachers / teacher.name / teacher.final.name)
         seen = sample(dataset, Rows("validation"), model.features, view)
         for batch, column in zip(seen, said, strict=True):
-            column[:, at] = model.score(batch.to(device()))[0].cpu()
+            column[:, at] = model.score(batch)[0]
         known = torch.cat([mask[:, at] for mask in knows])
         whole = torch.cat([column[:, at] for column in said])[known]
         label, weight = (torch.cat([getattr(b, name) for b in rows])[known] for name in ("label", "weight"))

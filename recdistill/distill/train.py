@@ -219,5 +219,6 @@ def _column(values: Tensor) -> pa.Array:
 
 
 def _frozen(members: list[Member]) -> list[Tensor]:
-    """A copy of every number of the committee that takes part in training."""
-    return [value.detach().clone() for m in members if m.upper is not None for value in m.upper.state_dict().values()]
+    """A copy of every number of the committee that takes part in training, in the processor's memory."""
+    uppers = [member.upper for member in members if member.upper is not None]
+    return [value.detach().clone().cpu() for upper in uppers for value in upper.state_dict().values()]

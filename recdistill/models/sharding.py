@@ -36,6 +36,7 @@ _by_rows: set[str] = set()
 # Say of every program alike that functions of torch have been renamed.
 logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
+warnings.filterwarnings("ignore", "TBE B200 optimization")
 
 
 class RowsSharder(EmbeddingBagCollectionSharder):
@@ -133,7 +134,7 @@ def shard(module: nn.Module, settings: Train) -> tuple[DistributedModelParallel,
         init_data_parallel=ranks.count() > 1,
         # A step need not use every parameter: what teachers say about rows without labels has no part in some losses.
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False, find_unused_parameters=True),
-    )
+    ).to(device())  # several ranks' wrapper does that itself; one rank has none
     # Sharded tables are drawn anew, by whatever was drawn before: a seed would mean another student under each method.
     sharded.load_state_dict(begin, strict=False)
     learn_here(sharded, alone=ranks.count() == 1)

@@ -15,7 +15,6 @@ from recdistill.clicklog.batches import Batch, Block, Columns, Rows, read_blocks
 from recdistill.clicklog.schema import Dataset, Part
 from recdistill.errors import UserError
 from recdistill.files import read_json
-from recdistill.models.sharding import device
 from recdistill.spread import Spread, in_turn
 from recdistill.teachers.codes import encode
 from recdistill.teachers.protocol import Teacher, open_teacher
@@ -182,7 +181,7 @@ class _Scorer:
 
     def _ask(self, teacher: Teacher, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """Logit float32 [B] and embedding float32 [B, dim]; a `UserError` where one is not finite."""
-        logit, embedding = (values.cpu().numpy() for values in teacher.score(batch.to(device())))
+        logit, embedding = (values.numpy() for values in teacher.score(batch))
         for kind, values in (("logit", logit), ("embedding", embedding)):
             if not np.isfinite(values.sum()):
                 raise UserError(f"teacher {self.name!r}: its {kind} is not finite for some rows; it cannot teach")

@@ -94,8 +94,8 @@ class FrozenDlrm:
     @torch.no_grad()
     def score(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logit [B] and the activation in the middle of the top MLP [B, dim]."""
-        z = self.model.lower(batch)
-        return self.model.upper(z)[0], z
+        z = self.model.lower(batch.to(device()))
+        return self.model.upper(z)[0].cpu(), z.cpu()
 
 
 def open_dlrm(folder: Path) -> FrozenDlrm:

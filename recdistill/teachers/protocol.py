@@ -29,7 +29,7 @@ class Teacher(Protocol):
     features: list[str]
 
     def score(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logit float32 [B] and embedding float32 [B, dim]; no gradient."""
+        """Logit float32 [B] and embedding float32 [B, dim], without gradient; all in the processor's memory."""
         ...
 
 

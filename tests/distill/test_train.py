@@ -23,6 +23,7 @@ from recdistill.export import export_student
 from recdistill.files import file_sha256, read_json
 from recdistill.models.dlrm import DLRM
 from recdistill.models.frozen import load_model, load_shape
+from recdistill.models.sharding import device
 from recdistill.models.task import ClickModel, normalised_entropy, score
 from recdistill.models.trainer import fit, load_best
 from recdistill.teachers.protocol import Upper
@@ -90,7 +91,8 @@ def test_a_unit_tells_how_it_went_and_what_it_predicts(
     assert about["parameters"] == sum(value.numel() for value in model.parameters())
     assert about["validation_ne"] == min(about["checks"])
     stream = list(batches(tiny_dataset, Rows("validation"), 1000))
-    assert about["validation_ne"] == pytest.approx(normalised_entropy(score(model, stream)), abs=1e-9)
+    rounding = 1e-9 if device().type == "cpu" else 1e-7
+    assert about["validation_ne"] == pytest.approx(normalised_entropy(score(model, stream)), abs=rounding)
     for split in ("validation", "test"):
         table = pq.read_table(units[name] / f"{split}.parquet")
         (batch,) = batches(tiny_dataset, Rows(split), 1000)  # type: ignore[arg-type]
@@ -131,7 +133,7 @@ def test_no_teachers_number_changes(materials: Materials, quick: Distill, tmp_pa
     frozen = [value.clone() for member in members[:2] for value in member.upper.parameters()]  # type: ignore[union-attr]
     distiller = train(materials, "diverse", quick, tmp_path, members=members)
     after = [value for member in members[:2] for value in member.upper.parameters()]  # type: ignore[union-attr]
-    assert all(torch.equal(one, other) for one, other in zip(frozen, after, strict=True))
+    assert all(torch.equal(one, other.cpu()) for one, other in zip(frozen, after, strict=True))
     assert not any(value.requires_grad or value.grad is not None for value in after)
     assert [file_sha256(path) for path in files] == before
     assert any(".upper." in name for name in distiller.state_dict())

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from recdistill.parallel import ONE_THREAD, die_with
+from tests.cpus import NO_GPU
 
 Hurt = Callable[[], None]
 PATIENCE_SECONDS = 600.0
+QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Server:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, json.dumps([sys.path, theirs.fileno(), os.getpid()])],
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, **ONE_THREAD, "OMP_WAIT_POLICY": "PASSIVE", "TORCH_CPP_LOG_LEVEL": "ERROR"},
+                env={**os.environ, **NO_GPU, **ONE_THREAD, **QUIET},
             )
 
     def start(self, *command: object, hurts: Sequence[Hurt] = (), env: dict[str, str] | None = None) -> Victim:

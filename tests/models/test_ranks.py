@@ -28,6 +28,7 @@ TABLES = ["user", "item", "tags"]
 # 501 is odd, and the last batch of an epoch has one row: two ranks cannot share either out evenly.
 SETTINGS = Train(batch_size=501, epochs=2, checks_per_epoch=2, embedding_rate=0.1, dense_rate=0.01, weight_decay=0.01)
 ROWS = 3 * 501 + 1
+pytestmark = pytest.mark.usefixtures("on_cpus")
 PLANS = [
     pytest.param([], {"table_wise", "row_wise"}, id="as planned"),
     pytest.param(TABLES, {"row_wise"}, id="by rows"),

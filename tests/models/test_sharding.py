@@ -38,7 +38,7 @@ def test_a_sharded_model_begins_as_it_was_built(make_shape: Callable[..., Shape]
     assert after.keys() == before.keys()
     for name, value in after.items():
         local = value.local_shards()[0].tensor if hasattr(value, "local_shards") else value
-        assert torch.equal(local, before[name]), name
+        assert torch.equal(local.cpu(), before[name]), name
 
 
 def test_a_model_without_numbers_is_given_some(make_shape: Callable[..., Shape]) -> None:
@@ -49,7 +49,7 @@ def test_a_model_without_numbers_is_given_some(make_shape: Callable[..., Shape])
         shard(ClickModel(model), Train())
     tables = [value for name, value in model.state_dict().items() if name.startswith("embeddings")]
     assert len(tables) == 3 and all(table.local_shards()[0].tensor.abs().max() > 0 for table in tables)
-    assert torch.equal(model.head.bias, before)
+    assert torch.equal(model.head.bias.cpu(), before)
 
 
 def test_the_optimizers_have_what_is_trained_and_nothing_else(make_shape: Callable[..., Shape]) -> None:
@@ -62,6 +62,7 @@ def test_the_optimizers_have_what_is_trained_and_nothing_else(make_shape: Callab
     assert rates == {0.3, 0.2}
 
 
+@pytest.mark.usefixtures("on_cpus")
 def test_tables_are_kept_whole_or_cut_into_rows_only(make_shape: Callable[..., Shape]) -> None:
     """Other ways to cut a table change row-wise Adagrad's arithmetic."""
     found = set()
@@ -88,6 +89,7 @@ def test_tables_are_cut_by_rows_where_it_is_asked(
         assert (tables["user"].sharding_type, tables["tags"].sharding_type) == ("row_wise", kind)
 
 
+@pytest.mark.usefixtures("on_cpus")
 def test_tables_that_do_not_fit_are_refused(make_shape: Callable[..., Shape], monkeypatch: pytest.MonkeyPatch) -> None:
     big = [table.model_copy(update={"rows": 10**9}) for table in make_shape().tables]
     shape = make_shape().model_copy(update={"tables": big})

@@ -40,7 +40,7 @@ def best(shape: Shape, work: Path) -> dict[str, Tensor]:
 
 def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert all(torch.equal(one[name].cpu(), other[name].cpu()) for name in one)
 
 
 def fixed_batches(dataset: Dataset, count: int, size: int = 128) -> list[Batch]:

@@ -17,6 +17,7 @@ from recdistill.files import file_sha256, read_json
 from recdistill.models.dlrm import DLRM
 from recdistill.models.frozen import load_model
 from recdistill.models.shape import shape_of
+from recdistill.models.sharding import device
 from recdistill.models.task import ClickModel, normalised_entropy
 from recdistill.models.trainer import fit, load_best
 from recdistill.teachers.dlrm import DlrmUpper, FrozenDlrm, train_dlrm
@@ -52,7 +53,7 @@ def test_a_taught_teacher_opens_and_scores(school: School, tiny_dataset: Dataset
     for logit, embedding, batch in scored:
         assert (logit.shape, embedding.shape) == ((len(batch),), (len(batch), 16))
         assert not logit.requires_grad and not embedding.requires_grad
-        torch.testing.assert_close(teacher.model(batch)[0], logit)
+        torch.testing.assert_close(teacher.model(batch.to(device()))[0].cpu(), logit)
 
 
 def test_only_final_weights_and_papers_are_kept(school: School) -> None:
