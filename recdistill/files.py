@@ -61,10 +61,11 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; renames it into place when the block ends well.
 
     The temporary name starts with a dot, so no reader of `part-*` ever sees it, and is always the same: what a kill
-    leaves behind is overwritten by the next attempt.
+    leaves behind is overwritten by the next attempt. A `UserError` where a folder, a device or a pipe has the name.
     """
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder, and a file is to be written; give it another name")
+    if path.exists() and not path.is_file():
+        kind = "folder" if path.is_dir() else "device or a pipe"
+        raise UserError(f"{path}: is a {kind}, and a file is to be written; give it another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:

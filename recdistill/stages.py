@@ -25,21 +25,23 @@ from recdistill.config.job import Distill, Method
 from recdistill.config.models import DlrmTeacher, FileTeacher
 from recdistill.distill.router import Askable, route
 from recdistill.distill.train import Materials
+from recdistill.distill.warm import Start
 from recdistill.distill.work import best_of, candidates, distill_unit
 from recdistill.evaluate.page import render
-from recdistill.evaluate.report import Scored, evaluate
+from recdistill.evaluate.report import evaluate
 from recdistill.export import export_student
 from recdistill.files import CHECKPOINTS, SUCCESS, file_sha256, read_json, write_json, write_text
+from recdistill.judged import account, committee, forwards, taught
 from recdistill.models.shape import Shape, shape_of
 from recdistill.models.size import solve
 from recdistill.progress import Progress
 from recdistill.runs import Run, Unit
 from recdistill.spread import engine, machines
 from recdistill.teachers.routes import Routed
-from recdistill.teachers.shards import CONTRACT, TeacherCache, write_test_logits
+from recdistill.teachers.shards import CONTRACT, TeacherCache
 from recdistill.teachers.shelf import Shelf
 from recdistill.teachers.versions import FINAL, Version, chains, versions
-from recdistill.teachers.work import cache_teacher, domain_of, earlier_version, label_rows, parameters_of, teach_chain
+from recdistill.teachers.work import cache_teacher, domain_of, earlier_version, label_rows, teach_chain
 
 STAGES = ("simulate", "ingest", "teach", "cache", "distill", "evaluate", "export")
 
@@ -266,24 +268,21 @@ class Stages:
         """The dataset that the teachers learned from."""
         return self.dataset
 
-    def _foundation_account(self) -> dict[str, Any]:
-        name = self.job.teachers.foundation
-        if self.foundation is not None:
-            return _account(name, self.foundation)
-        member = self.job.teachers.members[name]
-        assert isinstance(member, FileTeacher)
-        return {"model": name, "tables": 0, "dense": member.parameters, "total": member.parameters}
-
     def fitting(self) -> list[Shape]:
         """The shapes that the student may have."""
-        return solve(self.job.student, self.dataset.schema, self._foundation_account()["total"])
+        return solve(self.job.student, self.dataset.schema, self._foundation_size["total"])
+
+    @property
+    def _foundation_size(self) -> dict[str, Any]:
+        name = self.job.teachers.foundation
+        return account(name, self.foundation, self.job.teachers.members[name])
 
     @cached_property
     def student(self) -> Shape:
         """The student's shape: of those that fit, the one that does best on validation rows when trained alone."""
         shapes = self.fitting()
         for shape in (*([self.foundation] if self.foundation else []), *shapes):
-            self.progress.stage(_told(shape))
+            self.progress.stage(f"  {shape.told()}")
         if len(shapes) == 1:
             return shapes[0]
         seed, settings = self.job.distill.tune.seed, candidates("alone", self.job.distill)[0]
@@ -313,12 +312,18 @@ class Stages:
             # In order: the first is the foundation, and the others' order decides what is drawn for them.
             inputs["caches"] = [[cache.name, cache.fingerprint] for cache in self._all_caches]
         teach, cache, label = (self.run.stage_folder(name) for name in ("teach", "cache", "label"))
-        committee = () if method == "alone" else tuple(self.members)
+        names = () if method == "alone" else tuple(self.members)
         if routed is not None:
             inputs["routed"] = [routed.keep, file_sha256(self.run.stage_folder("route") / "routes" / SUCCESS)]
-        more = (self.unlabelled.root, label) if self.unlabelled and committee else None
-        materials = Materials(self.dataset.root, teach, cache, committee, shape, more, routed=routed)
+        if start := self._start(name) if stage == "distill" else None:
+            inputs["start"] = start.fingerprint()
+        more = (self.unlabelled.root, label) if self.unlabelled and names else None
+        materials = Materials(self.dataset.root, teach, cache, names, shape, more, start, routed)
         return Unit(name, inputs, (materials, method, seed, settings, f"{stage} {name}"))
+
+    def _start(self, student: str) -> Start | None:
+        """The earlier student at which this one of the stage `distill` begins, if any."""
+        return None
 
     @property
     def _all_caches(self) -> list[TeacherCache]:
@@ -395,38 +400,19 @@ class Stages:
         }
 
         def make(work: Path) -> None:
-            models = []
-            for cache in self.caches:
-                path = work / "teachers" / f"{cache.name}.parquet"
-                write_test_logits(cache, self.dataset, path)
-                member = members[cache.name]
-                final = self.run.stage_folder("teach") / cache.name / FINAL
-                parameters = member.parameters if isinstance(member, FileTeacher) else parameters_of(final)
-                models.append(Scored(cache.name, "teacher", None, None, parameters, path))
+            seeds, size = self.job.distill.seeds, small.parameters()
+            models = committee(self.dataset, self.caches, members, self.run.stage_folder("teach"), work)
             for method, folders in students.items():
-                for seed, folder in zip(self.job.distill.seeds, folders, strict=True):
-                    models.append(
-                        Scored(
-                            f"{method}/seed-{seed}",
-                            "student",
-                            method,
-                            seed,
-                            small.parameters(),
-                            folder / "test.parquet",
-                        )
-                    )
+                models += taught(method, method, seeds, folders, size)
             for saved, folders in self.curve.items():
-                for seed, folder in zip(self.job.distill.seeds, folders, strict=True):
-                    name = f"saved-{saved:g}/seed-{seed}"
-                    path = folder / "test.parquet"
-                    models.append(Scored(name, "student", "diverse", seed, small.parameters(), path, saved))
+                models += taught(f"saved-{saved:g}", "diverse", seeds, folders, size, saved)
             context = {
                 "name": self.job.name,
                 "foundation": self.job.teachers.foundation,
                 "regime": self.job.teachers.regime,
-                "teacher_forwards": _forwards(self.caches, self.labels, self.shelf),
+                "teacher_forwards": forwards(self.caches, self.labels, self.shelf),
                 "pairs": {saved: Routed(self.routes or {}, 1 - saved).pairs() for saved in self.curve},
-                "account": [self._foundation_account(), _account("student", small)],
+                "account": [self._foundation_size, account("student", small)],
                 "timings": self.run.timings(),
             }
             report = evaluate(self.dataset, models, self.job.evaluate, context)
@@ -462,37 +448,3 @@ def _relevant(method: Method, settings: Distill) -> dict[str, Any]:
     if method == "diverse":
         out["diverse"] = settings.diverse.model_dump(mode="json")
     return out
-
-
-def _told(shape: Shape) -> str:
-    """A shape's account for people."""
-    parts = ", ".join(f"{place} {count:,}" for place, count in shape.account().items() if count)
-    rows = sum(table.rows for table in shape.tables)
-    return f"  dim {shape.dim}, {rows:,} rows: {shape.parameters():,} parameters ({parts})"
-
-
-def _account(name: str, shape: Shape) -> dict[str, Any]:
-    parts = shape.account()
-    return {
-        "model": name,
-        "tables": parts["tables"],
-        "dense": shape.parameters() - parts["tables"],
-        "total": shape.parameters(),
-    }
-
-
-def _forwards(caches: list[TeacherCache], labels: list[TeacherCache], shelf: Shelf | None) -> dict[str, int]:
-    """Pairs of a row and a teacher that may score it: all there are, those computed, those reused from an earlier
-    cache, those that a router spared; and `held_out`, those on validation and test rows, of which it spares none.
-    """
-    tonight = ("", shelf.night if shelf else "")
-    shards = [shard for cache in (*caches, *labels) for shard in cache.manifest.shards]
-    full, answered = sum(shard.eligible for shard in shards), sum(shard.rows for shard in shards)
-    reused = sum(shard.rows for shard in shards if shard.night not in tonight)
-    return {
-        "full": full,
-        "computed": answered - reused,
-        "reused": reused,
-        "saved": full - answered,
-        "held_out": sum(shard.eligible for shard in shards if shard.split in ("validation", "test")),
-    }

@@ -98,6 +98,12 @@ class Shape(BaseModel):
         """Every trained number of the model."""
         return sum(self.account().values())
 
+    def told(self) -> str:
+        """The account for people."""
+        parts = ", ".join(f"{place} {count:,}" for place, count in self.account().items() if count)
+        rows = sum(table.rows for table in self.tables)
+        return f"dim {self.dim}, {rows:,} rows: {self.parameters():,} parameters ({parts})"
+
 
 def shape_of(architecture: Architecture, dim: int, schema: Schema, features: list[str] | None) -> Shape:
     """The shape of an architecture on a dataset, with a row for every id."""

@@ -19,18 +19,15 @@ from pathlib import Path
 from recdistill.clicklog.schema import Dataset
 from recdistill.config import Job
 from recdistill.config.dataset import Files
-from recdistill.config.job import Distill, Method
 from recdistill.distill.warm import Start
 from recdistill.errors import UserError
 from recdistill.files import SUCCESS
-from recdistill.models.shape import Shape
 from recdistill.nightly.alerts import watched
 from recdistill.nightly.plan import Plan, derive, night_folder, plan, settled
 from recdistill.nightly.registry import Verdict, promote
 from recdistill.progress import Progress, silent
-from recdistill.runs import Run, Unit
+from recdistill.runs import Run
 from recdistill.stages import Stages
-from recdistill.teachers.routes import Routed
 from recdistill.teachers.shelf import Shelf
 from recdistill.teachers.versions import FINAL, Version, versions
 from recdistill.teachers.work import domain_of
@@ -116,24 +113,6 @@ class _Night(Stages):
         domain = domain_of(self.job.teachers.members[name], self.dataset)
         taught = versions(self.job.teachers, self._taught_on)
         return [version.within(domain) for version in later(taught, self._taught_on, self.dataset)]
-
-    def _unit(
-        self,
-        name: str,
-        method: Method,
-        seed: int,
-        settings: Distill,
-        shape: Shape,
-        stage: str,
-        routed: Routed | None = None,
-    ) -> Unit:
-        unit = super()._unit(name, method, seed, settings, shape, stage, routed)
-        start = self._start(name) if stage == "distill" else None
-        if start is None:
-            return unit
-        materials, *rest = unit.args
-        inputs = {**unit.inputs, "start": start.fingerprint()}
-        return Unit(unit.name, inputs, (replace(materials, start=start), *rest))
 
     def _start(self, name: str) -> Start | None:
         """The same student of the night that tonight begins at, where it had one."""

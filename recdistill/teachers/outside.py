@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from recdistill import progress
+from recdistill.clicklog.parts import read_part
 from recdistill.clicklog.schema import Dataset, Part
 from recdistill.clicklog.scratch import Scratch
 from recdistill.clicklog.vectors import binary_to_vectors
@@ -88,7 +88,7 @@ class _ValidationSample:
         if part.split != "validation":
             return
         answers = answers.filter(pa.array(self._random.random(len(answers)) < self._fraction))
-        said = pq.read_table(part.path, columns=self._columns, partitioning=None).take(answers["row"])
+        said = read_part(part, self._columns).take(answers["row"])
         self._taken.append(said.append_column("logit", answers["logit"]))
 
     def calibrate(self, name: str) -> tuple[float, float]:

@@ -105,9 +105,13 @@ class Routed:
     splits: dict[str, Path]
     keep: float
 
+    @cached_property
+    def _routes(self) -> dict[str, Routes]:
+        return {split: Routes(root) for split, root in self.splits.items()}
+
     def asked(self, teacher: str, part: Part, example_id: np.ndarray) -> np.ndarray:
         """Whether a teacher is asked about rows of a part, bool [N]."""
-        routes = Routes(self.splits[part.split])
+        routes = self._routes[part.split]
         return routes.asked(part, example_id, self.keep)[:, routes.teachers.index(teacher)]
 
     def without(self, join: Columns) -> Columns:
@@ -115,7 +119,7 @@ class Routed:
         return lambda part, table: self._take_back(part, join(part, table))
 
     def _take_back(self, part: Part, table: pa.Table) -> pa.Table:
-        routes = Routes(self.splits[part.split])
+        routes = self._routes[part.split]
         asked = routes.asked(part, table["example_id"].to_numpy(), self.keep)
         for name, mask in zip(routes.teachers, asked.T, strict=True):
             at = table.column_names.index(f"logit.{name}")
@@ -127,7 +131,7 @@ class Routed:
 
     def pairs(self) -> tuple[int, int]:
         """All pairs of all splits, and those that are kept."""
-        counts = [Routes(root).pairs(self.keep) for root in self.splits.values()]
+        counts = [routes.pairs(self.keep) for routes in self._routes.values()]
         return sum(every for every, _ in counts), sum(kept for _, kept in counts)
 
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from recdistill.clicklog.batches import Columns
+from recdistill.clicklog.parts import read_part
 from recdistill.clicklog.schema import PART_KEY, ROW_GROUP_ROWS, Count, Dataset, Name, Part, SplitName
 from recdistill.clicklog.vectors import binary_field, binary_to_vectors, vectors_to_binary
 from recdistill.errors import UserError
@@ -257,7 +258,7 @@ def write_test_logits(cache: TeacherCache, dataset: Dataset, path: Path) -> None
     schema = pa.schema([("example_id", pa.int64()), ("logit", pa.float32())])
     with atomic(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
         for part in dataset.parts("test"):
-            rows = pq.read_table(part.path, columns=["example_id"], partitioning=None)
+            rows = read_part(part, ["example_id"])
             said = cache.join(part, rows, embedding=False)
             writer.write_table(said.rename_columns(["example_id", "logit"]).cast(schema))
 
