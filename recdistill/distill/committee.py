@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,23 +29,23 @@ class Answers:
     """The cached answers of n teachers on B rows.
 
     `logit` float32 [B, n], calibrated, 0 where absent; `present` bool [B, n]; `embedding` for each teacher: uint8 as it
-    was cached, or float32 [B, dim_i] with zeros where absent, after `first`; [B, 0] where none was read.
+    was cached, or float32 [B, dim_i] with zeros where absent, when `decoded`; [B, 0] where none was read.
     """
 
     logit: Tensor
     present: Tensor
     embedding: list[Tensor]
 
-    def first(self, rows: int) -> Answers:
-        """What was said about the first rows, embeddings as float32."""
-        embedding = [decode(codes[:rows]) if codes.shape[1] else codes[:rows] for codes in self.embedding]
-        return Answers(self.logit[:rows], self.present[:rows], embedding)
+    def decoded(self) -> Answers:
+        """The same with embeddings as float32."""
+        return replace(self, embedding=[decode(codes) if codes.shape[1] else codes for codes in self.embedding])
 
 
 def answers(batch: Batch, members: list[Member]) -> Answers:
     """The columns that the teacher caches joined to a batch; a teacher without a column answered nothing."""
-    nothing = torch.zeros_like(batch.label)
-    logit = [batch.extra.get(f"logit.{member.name}", nothing) for member in members]
-    present = [batch.extra.get(f"logit.{member.name}?", nothing.bool()) for member in members]
-    vectors = [batch.extra.get(f"embedding.{member.name}", nothing.new_zeros(len(batch), 0)) for member in members]
+    logit_of_none, none = torch.zeros_like(batch.label), batch.label.new_zeros(len(batch), 0)
+    nobody = logit_of_none.bool()
+    logit = [batch.extra.get(f"logit.{member.name}", logit_of_none) for member in members]
+    present = [batch.extra.get(f"logit.{member.name}?", nobody) for member in members]
+    vectors = [batch.extra.get(f"embedding.{member.name}", none) for member in members]
     return Answers(torch.stack(logit, dim=1), torch.stack(present, dim=1), vectors)

@@ -10,11 +10,11 @@ from recdistill.models.task import weight_of_all
 
 
 def soft_click_loss(logit: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Cross-entropy of logits [B] against probabilities [B], weighted mean, a scalar.
+    """Cross-entropy of logits [B] against probabilities [B], weighted mean, a scalar; of logits [k, B] the k's sum.
 
     Cross-entropy and not squared error, as in Rec-Distill (arXiv 2605.29755). Rows of weight 0 do not count.
     """
-    loss = F.binary_cross_entropy_with_logits(logit, target, weight=weight, reduction="sum")
+    loss = F.binary_cross_entropy_with_logits(logit, target.expand_as(logit), weight=weight, reduction="sum")
     return loss / weight_of_all(weight)
 
 
