@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torchrec
@@ -21,7 +22,7 @@ from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterCons
 from torchrec.distributed.planner.types import PlannerError, Topology
 from torchrec.distributed.types import ShardingPlan, ShardingType
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
-from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 
 from recdistill import parallel, ranks
 from recdistill.config.models import Train
@@ -111,7 +112,7 @@ def _kinds(table: torchrec.EmbeddingBagConfig, world: int) -> list[str] | None:
     return [ShardingType.ROW_WISE.value] if table.name in _by_rows else None
 
 
-def shard(module: nn.Module, settings: Train) -> tuple[DistributedModelParallel, CombinedOptimizer]:
+def shard(module: nn.Module, settings: Train) -> tuple[DistributedModelParallel, Optimizers]:
     """Shards every embedding table in `module`, whose optimizer then runs inside backward, and the optimizer of it all.
 
     Tables: fused row-wise Adagrad. Everything dense: AdamW. Every number is what it was in `module`; tables on the meta
@@ -140,10 +141,24 @@ def shard(module: nn.Module, settings: Train) -> tuple[DistributedModelParallel,
     learn_here(sharded, alone=ranks.count() == 1)
     dense = {name: value for name, value in sharded.named_parameters() if name not in tables and value.requires_grad}
     decay = settings.weight_decay
-    adam = KeyedOptimizerWrapper(
-        dense, lambda values: torch.optim.AdamW(values, lr=settings.dense_rate, weight_decay=decay, fused=True)
-    )
-    return sharded, CombinedOptimizer([sharded.fused_optimizer, ("dense", adam)])
+    adam = torch.optim.AdamW(list(dense.values()), lr=settings.dense_rate, weight_decay=decay, fused=True)
+    return sharded, Optimizers(sharded.fused_optimizer, KeyedOptimizerWrapper(dense, lambda _: adam), adam)
+
+
+class Optimizers(CombinedOptimizer):
+    """Of the tables and of everything dense. Tables learn inside backward: a step is the dense one's alone."""
+
+    def __init__(self, tables: KeyedOptimizer, dense: KeyedOptimizer, adam: torch.optim.Optimizer) -> None:
+        super().__init__([tables, ("dense", dense)])
+        self._adam = adam
+
+    def step(self, closure: Any = None) -> None:
+        """Learns from the gradients that are there."""
+        self._adam.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forgets them."""
+        self._adam.zero_grad()
 
 
 @contextmanager
