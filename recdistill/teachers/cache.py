@@ -125,6 +125,15 @@ class _Scorer:
             return None
         return alignment(self._said[1], self._ask_sample(open_teacher(self._folder / FINAL))[1])
 
+    @property
+    def dim(self) -> int:
+        """Width of what is cached: that of the final version's space, where another version's own may be wider."""
+        return self._teacher.dim if self._align is None else self._align.shape[1]
+
+    @property
+    def _no_codes(self) -> np.ndarray:
+        return encode(np.zeros((0, self.dim)))
+
     def calibration(self) -> tuple[float, float]:
         """Slope and intercept. Only the final version scores new days, so the others keep the first ones."""
         if self._shelf and self.version.name != FINAL:
@@ -139,8 +148,7 @@ class _Scorer:
         """Writes a part's shard."""
         blocks = list(read_blocks(asked, rows, features=self._teacher.features, parts=[part], join=self._view))
         if not blocks:
-            none = encode(np.zeros((0, self._teacher.dim))) if self._teacher.dim else None
-            write_shard(path, np.zeros(0, np.int64), np.zeros(0, np.float32), none)
+            write_shard(path, np.zeros(0, np.int64), np.zeros(0, np.float32), self._no_codes if self.dim else None)
             return
         (block,) = blocks  # a part is no larger than a block
         example_id, index = block.example_id.numpy(), None
@@ -163,7 +171,7 @@ class _Scorer:
 
         Coded batch by batch: as floats they would take four times the memory, and the processor's cache still has them.
         """
-        logits, coded = [np.zeros(0, np.float32)], [encode(np.zeros((0, self._teacher.dim)))]
+        logits, coded = [np.zeros(0, np.float32)], [self._no_codes]
         count = block.rows if rows is None else len(rows)
         for start in range(0, count, SCORING_BATCH):
             stop = min(start + SCORING_BATCH, count)
@@ -173,7 +181,7 @@ class _Scorer:
                 embedding = embedding @ self._align[:-1] + self._align[-1]
             logits.append(logit)
             coded.append(encode(embedding))
-        return np.concatenate(logits), np.concatenate(coded) if self._teacher.dim else None
+        return np.concatenate(logits), np.concatenate(coded) if self.dim else None
 
     def _ask_sample(self, teacher: Teacher) -> tuple[np.ndarray, np.ndarray]:
         logits, embeddings = zip(*(self._ask(teacher, batch) for batch in self._sample), strict=True)

@@ -20,7 +20,7 @@ from recdistill.errors import UserError
 from recdistill.files import file_sha256, read_json
 from recdistill.models.task import normalised_entropy
 from recdistill.teachers.cache import cache_version
-from recdistill.teachers.codes import decode
+from recdistill.teachers.codes import EXTRA, decode
 from recdistill.teachers.protocol import open_teacher
 from recdistill.teachers.shards import TeacherCache, joined, shard_path
 from recdistill.teachers.versions import versions
@@ -91,6 +91,32 @@ def test_other_versions_speak_in_the_final_ones_space(school: School) -> None:
         return float(np.mean([np.square(vectors[number][1] - target[number][1]).mean() for number in moved]))
 
     assert distance(moved) < 0.5 * distance(raw)
+
+
+def test_a_version_may_be_wider_than_the_final_one(
+    school: School, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trees stop when they do, and each stage is a number of their embedding."""
+    open_it = open_teacher
+
+    class Wider:
+        def __init__(self, folder: Path) -> None:
+            self._teacher = open_it(folder)
+            self.dim, self.features = self._teacher.dim + 1, self._teacher.features
+
+        def score(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+            logit, embedding = self._teacher.score(batch)
+            return logit, torch.cat([embedding, logit[:, None]], dim=1)
+
+    monkeypatch.setattr(
+        "recdistill.teachers.cache.open_teacher",
+        lambda folder: (open_it if folder.name == "final" else Wider)(folder),
+    )
+    version = school.versions("foundation")[0]
+    _, shards = cache_version("foundation", school.folder("foundation").parent, version, school.dataset, tmp_path)
+    for made in shards:
+        path = shard_path(tmp_path, made.part, made.version)
+        assert pq.read_schema(path).field("embedding").type.byte_width == 16 + EXTRA
 
 
 def test_joined_answers_are_calibrated_and_absent_where_nobody_answered(school: School) -> None:
