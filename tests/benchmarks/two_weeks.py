@@ -51,7 +51,7 @@ GLOBO = [
     "teachers.members.ids.train.batch_size=1024",
     "teachers.members.popularity.train.batch_size=1024",
     "student={compression: 20, top: [16]}",
-    "distill={methods: [alone, mean], seeds: [0], train: {batch_size: 1024, epochs: 4, patience: 1}}",
+    "distill={methods: [alone, diverse], seeds: [0], train: {batch_size: 1024, epochs: 4, patience: 1}}",
     "evaluate={resamples: 200}",
     "service={train_days: 3, teach_every: 3, gates: {auc_loss: 0.02, ne_loss: 0.03, gap_recovered: -2, psi: 5, "
     "new_ids: 1, champion_ne_rise: 0.15, resamples: 500}}",
