@@ -18,8 +18,7 @@ grounds all three: translations must be useful to the student's own head, and bo
 so that their sum predicts clicks. It can be trusted because teachers have not seen these rows' labels. p knows more
 than r: who is right shows in what the others say. r is what a router and the report use.
 
-Questions are asked about a share of the batches, and about no recombined rows: there the committee's logit teaches. A
-question costs many small products, whatever the number of rows: few full batches are cheaper than a part of each.
+Questions are asked on a share of a batch's rows, and none on recombined rows: there the committee's logit teaches.
 """
 
 from __future__ import annotations
@@ -45,8 +44,6 @@ class QAAligner(Method):
     """The `diverse` method."""
 
     reads = "embeddings"
-    seen: Tensor
-    """How many labelled batches were learned from."""
 
     def __init__(self, members: list[Member], hidden: int, weight: float, settings: Diverse) -> None:
         super().__init__(members, hidden, weight)
@@ -65,7 +62,6 @@ class QAAligner(Method):
         self.answer_rows = nn.ModuleList(nn.Linear(part.answer_dim + 1, width) for part in answerers)
         self.answer_teacher = nn.Linear(de, width, bias=False)
         self.translate = nn.Linear(width, hidden)
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def importance(self, hidden: Tensor, present: Tensor) -> Tensor:
         """How much each teacher's answer will count, float32 [B, n]; rows sum to 1, or to 0 where nobody answers."""
@@ -84,26 +80,21 @@ class QAAligner(Method):
         if not batch.labelled:
             return loss
         loss = loss + self.settings.answer_weight * soft_click_loss(committee, batch.label, answered)
-        return loss + self._question(hidden, p, said.decoded(), head, batch) if self._due() else loss
-
-    def _due(self) -> bool:
-        """Whether this batch is one that questions are asked about: the same in every rank, and after a kill."""
-        share, seen = self.settings.questions, int(self.seen)
-        self.seen += 1
-        return math.floor((seen + 1) * share) > math.floor(seen * share)
+        rows = math.ceil(len(batch) * self.settings.questions)
+        return loss + self._question(hidden[:rows], p[:rows], said.first(rows), head, batch)
 
     def _score(self, hidden: Tensor) -> Tensor:
         return self.importance_of(hidden) @ self.teachers.T / math.sqrt(self.settings.teacher_dim)
 
     def _question(self, hidden: Tensor, p: Tensor, said: Answers, head: nn.Module, batch: Batch) -> Tensor:
-        """The losses of questions and answers, a scalar."""
+        """The losses of questions and answers on the first rows of a batch, a scalar."""
         translated = self._translations(hidden.detach(), said)
-        answered = batch.weight * said.present.any(1)
+        answered = batch.weight[: len(hidden)] * said.present.any(1)
         distance = direction_distance(hidden[:, None], translated.detach())
         align = ((p.detach() * distance).sum(1) * answered).sum() / weight_of_all(answered)
         fixed = {name: value.detach() for name, value in head.named_parameters()}
         grounded = functional_call(head, fixed, ((p[:, :, None] * translated).sum(1),)).squeeze(1)
-        useful = soft_click_loss(grounded, batch.label, answered)
+        useful = soft_click_loss(grounded, batch.label[: len(hidden)], answered)
         return self.settings.align_weight * align + self.settings.answer_weight * useful
 
     def _translations(self, hidden: Tensor, said: Answers) -> Tensor:
