@@ -56,7 +56,7 @@ def main() -> None:
         result.speeds(times)
         for ours in READERS[:2]:
             result.compare(times, ours, "pyarrow, float32", 0.8)
-        result.say("Decoding belongs to training; `diverse` decodes one batch in sixteen, `hint` all.")
+        result.say("Decoding belongs to training; `diverse` decodes a quarter of the rows, `hint` all.")
         result.say("## Size")
         result.table(["file", "bytes a row", "of float32"], answers.sizes())
     result.write()
