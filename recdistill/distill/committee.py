@@ -44,9 +44,9 @@ class Answers:
 
 def answers(batch: Batch, members: list[Member]) -> Answers:
     """The columns that the teacher caches joined to a batch; a teacher without a column answered nothing."""
-    logit_of_none, none = torch.zeros_like(batch.label), batch.label.new_zeros(len(batch), 0)
-    nobody = logit_of_none.bool()
-    logit = [batch.extra.get(f"logit.{member.name}", logit_of_none) for member in members]
+    silence, none = torch.zeros_like(batch.label), batch.label.new_zeros(len(batch), 0)
+    nobody = silence.bool()
+    logit = [batch.extra.get(f"logit.{member.name}", silence) for member in members]
     present = [batch.extra.get(f"logit.{member.name}?", nobody) for member in members]
     vectors = [batch.extra.get(f"embedding.{member.name}", none) for member in members]
     return Answers(torch.stack(logit, dim=1), torch.stack(present, dim=1), vectors)

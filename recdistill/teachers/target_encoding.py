@@ -56,7 +56,7 @@ def impressions(batch: Batch, single: set[str], seed: int = 0) -> Impressions:
     """A batch as arrays; `single` are the features whose missing value is an id of its own."""
     ids = {}
     for name in batch.sparse.keys():  # noqa: SIM118 (a KeyedJaggedTensor is no mapping)
-        values, lengths = (part.cpu().numpy().astype(np.int64) for part in _jagged(batch, name))
+        values, lengths = (part.numpy().astype(np.int64) for part in _jagged(batch, name))
         if name in single:
             filled = np.full(len(batch), MISSING)
             filled[lengths == 1] = values
@@ -64,11 +64,11 @@ def impressions(batch: Batch, single: set[str], seed: int = 0) -> Impressions:
         ids[name] = values, lengths
     salt = np.random.default_rng(seed).integers(1 << 62)
     return Impressions(
-        batch.dense.cpu().numpy(),
+        batch.dense.numpy(),
         ids,
-        batch.label.cpu().numpy(),
-        batch.weight.cpu().numpy(),
-        folds_of(batch.example_id.cpu().numpy() ^ salt, 1 << 63),
+        batch.label.numpy(),
+        batch.weight.numpy(),
+        folds_of(batch.example_id.numpy() ^ salt, 1 << 63),
     )
 
 
