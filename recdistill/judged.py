@@ -31,7 +31,7 @@ def committee(
 
 
 def taught(
-    name: str, method: Method, seeds: Sequence[int], folders: Sequence[Path], size: int, saved: float = 0.0
+    name: str, method: Method, seeds: Sequence[int], folders: Sequence[Path], size: int, saved: float | None = None
 ) -> list[Scored]:
     """A method's students, one a seed, of `size` parameters; `saved` is the share of pairs that their router spared."""
     return [

@@ -16,14 +16,14 @@ from typing import Any
 
 from recdistill.clicklog.ingest import ingest
 from recdistill.clicklog.recombine import recombine
-from recdistill.clicklog.schema import Dataset
+from recdistill.clicklog.schema import SPLITS, Dataset
 from recdistill.clicklog.simulate import simulate
 from recdistill.clicklog.sources import find
 from recdistill.config import Job
 from recdistill.config.dataset import Files
 from recdistill.config.job import Distill, Method
 from recdistill.config.models import DlrmTeacher, FileTeacher
-from recdistill.distill.router import Askable, route
+from recdistill.distill.router import Askable, Committee, route
 from recdistill.distill.train import Materials
 from recdistill.distill.warm import Start
 from recdistill.distill.work import best_of, candidates, distill_unit
@@ -162,11 +162,13 @@ class Stages:
         return Dataset(self.run.stage("recombine", inputs, make))
 
     def route(self) -> dict[str, Path] | None:
-        """Who is worth asking about which rows: a folder for each split that is routed."""
-        if self.job.teachers.route is None:
+        """How important each teacher is on each row: a folder for each split, where a method weighs teachers."""
+        if "diverse" not in self.job.distill.methods:
             return None
         teachers, settings = self.run.stage_folder("teach"), candidates("diverse", self.job.distill)[0]
+        outside = [TeacherCache(path, self.dataset) for path in self._outside()]
         asked = [Askable(name, self.versions(name)[-1]) for name in self._askable]
+        start = self._start("routes", "route")
         inputs = {
             "dataset": self.dataset.fingerprint,
             "recombined": self.unlabelled.fingerprint if self.unlabelled else None,
@@ -174,56 +176,71 @@ class Stages:
                 [one.name, repr(one.final), read_json(teachers / one.name / FINAL / "teacher.json")["fingerprint"]]
                 for one in asked
             ],
+            "answered": [[cache.name, cache.fingerprint] for cache in outside],
             "shape": self.student.model_dump(),
             "train": settings.train.model_dump(mode="json"),
             "seed": settings.tune.seed,
+            "start": start.fingerprint() if start else None,
         }
         more = self.unlabelled.root if self.unlabelled else None
-        args = (asked, teachers, self.dataset.root, more, self.shelf, self.student, settings.train, settings.tune.seed)
+        whom = Committee(self.dataset.root, teachers, asked, [cache.root for cache in outside])
+        args = (whom, more, self.shelf, self.student, settings.train, settings.tune.seed, start)
         folder = self.run.units("route", route, [Unit("routes", inputs, args)]) / "routes"
-        return {"train": folder / "train", **({"unlabelled": folder / "unlabelled"} if more else {})}
+        return {split: folder / split for split in (*SPLITS, *(["unlabelled"] if more else []))}
 
     @property
     def _askable(self) -> list[str]:
         return [name for name in self.members if not isinstance(self.job.teachers.members[name], FileTeacher)]
 
     @property
+    def _keep(self) -> float:
+        """The share of pairs of which answers are cached: less than all where nobody reads more."""
+        route, readers = self.job.teachers.route, set(self.job.distill.methods) - {"alone", "diverse"}
+        return 1.0 if readers or route.curve or not self._askable else route.keep
+
+    @property
     def _routed(self) -> Routed | None:
         """Who is asked, where it is not everybody about everything."""
-        settings = self.job.teachers.route
-        if settings is None or self.routes is None or settings.keep == 1:
-            return None
-        return Routed(self.routes, settings.keep)
+        return Routed(self.routes, self._keep) if self.routes and self._keep < 1 else None
 
-    def _routed_by(self) -> dict[str, Any]:
-        """What an answer depends on because of the router."""
-        if (routed := self._routed) is None:
+    def _routed_by(self, routed: Routed | None) -> dict[str, Any]:
+        """What an answer, or a student, depends on because of the router."""
+        if routed is None:
             return {}
         return {"routed": [routed.keep, file_sha256(self.run.stage_folder("route") / "routes" / SUCCESS)]}
 
+    def _outside(self) -> list[Path]:
+        """Caches of teachers that are known by their answers alone."""
+        names = [name for name in self.members if name not in self._askable]
+        if not names:
+            return []
+        folder = self.run.units("cache", cache_teacher, [self._cached(name, None) for name in names])
+        return [folder / name for name in names]
+
     def cache(self) -> list[TeacherCache]:
-        teachers = self.run.stage_folder("teach")
-        units = []
-        for name in self.members:
-            member = self.job.teachers.members[name]
-            inputs: dict[str, Any] = {"dataset": self.dataset.fingerprint, "contract": CONTRACT}
-            everyone = self.versions(name)
-            if isinstance(member, FileTeacher):
-                inputs["teacher"] = member.model_dump(mode="json")
-                inputs["files"] = [file_sha256(source.path) for source in find(Files(paths=member.paths))]
-            else:
-                inputs["versions"] = {
-                    version.name: [
-                        repr(version),
-                        read_json(teachers / name / version.name / "teacher.json")["fingerprint"],
-                    ]
-                    for version in everyone
-                }
-                inputs |= self._routed_by()
-            args = (member, name, teachers, self.dataset.root, everyone, self.shelf, self._routed)
-            units.append(Unit(name, inputs, args))
+        """What every teacher says about the rows that it may score."""
+        units = [self._cached(name, self._routed) for name in self.members]
         folder = self.run.units("cache", partial(cache_teacher, spread=machines(self.job)), units)
         return [TeacherCache(folder / name, self.dataset) for name in self.members]
+
+    def _cached(self, name: str, routed: Routed | None) -> Unit:
+        """One teacher's cache."""
+        teachers, member = self.run.stage_folder("teach"), self.job.teachers.members[name]
+        inputs: dict[str, Any] = {"dataset": self.dataset.fingerprint, "contract": CONTRACT}
+        everyone = self.versions(name)
+        if isinstance(member, FileTeacher):
+            inputs["teacher"] = member.model_dump(mode="json")
+            inputs["files"] = [file_sha256(source.path) for source in find(Files(paths=member.paths))]
+        else:
+            inputs["versions"] = {
+                version.name: [
+                    repr(version),
+                    read_json(teachers / name / version.name / "teacher.json")["fingerprint"],
+                ]
+                for version in everyone
+            }
+            inputs |= self._routed_by(routed)
+        return Unit(name, inputs, (member, name, teachers, self.dataset.root, everyone, self.shelf, routed))
 
     def label(self) -> list[TeacherCache]:
         """What the teachers that can be asked say about recombined rows."""
@@ -238,7 +255,7 @@ class Stages:
                     "recombined": made.fingerprint,
                     "teacher": cache.manifest.versions[FINAL].model_dump(),
                     "contract": CONTRACT,
-                    **self._routed_by(),
+                    **self._routed_by(self._routed),
                 },
                 (
                     cache.name,
@@ -298,9 +315,9 @@ class Stages:
         settings: Distill,
         shape: Shape,
         stage: str,
-        routed: Routed | None = None,
+        keep: float | None = None,
     ) -> Unit:
-        """One student: of a shape, by a method, with a seed, from all answers or from `routed` ones."""
+        """One student: of a shape, by a method, with a seed; one that weighs teachers hears a share `keep` of them."""
         inputs = {
             "dataset": self.dataset.fingerprint,
             "shape": shape.model_dump(),
@@ -313,16 +330,19 @@ class Stages:
             inputs["caches"] = [[cache.name, cache.fingerprint] for cache in self._all_caches]
         teach, cache, label = (self.run.stage_folder(name) for name in ("teach", "cache", "label"))
         names = () if method == "alone" else tuple(self.members)
-        if routed is not None:
-            inputs["routed"] = [routed.keep, file_sha256(self.run.stage_folder("route") / "routes" / SUCCESS)]
-        if start := self._start(name) if stage == "distill" else None:
+        routed = None
+        if method == "diverse" and self.routes:
+            # Of a routed cache all is heard: an answer may be there because an earlier night's router asked for it.
+            routed = Routed(self.routes, 1.0 if self._routed else keep or self.job.teachers.route.keep)
+        inputs |= self._routed_by(routed)
+        if start := self._start(name, "distill") if stage == "distill" else None:
             inputs["start"] = start.fingerprint()
         more = (self.unlabelled.root, label) if self.unlabelled and names else None
         materials = Materials(self.dataset.root, teach, cache, names, shape, more, start, routed)
         return Unit(name, inputs, (materials, method, seed, settings, f"{stage} {name}"))
 
-    def _start(self, student: str) -> Start | None:
-        """The earlier student at which this one of the stage `distill` begins, if any."""
+    def _start(self, name: str, stage: str) -> Start | None:
+        """The earlier student, or router, at which this one of the stage begins, if any."""
         return None
 
     @property
@@ -345,26 +365,26 @@ class Stages:
         return {method: [folder / method / f"seed-{seed}" for seed in job.seeds] for method in job.methods}
 
     def _curve(self, settings: Distill) -> dict[float, list[Path]]:
-        """Students of `diverse` from fewer answers: by the share of pairs that are saved, one folder a seed."""
-        saved = self.job.teachers.route.curve if self.job.teachers.route else []
-        if not saved or self.routes is None:
+        """Students of `diverse` from more and fewer answers: by the share of pairs saved, one folder a seed.
+
+        With all of them first, which is what the others are compared with.
+        """
+        route, seeds = self.job.teachers.route, self.job.distill.seeds
+        if not route.curve or not self._askable:
             return {}
-        seeds = self.job.distill.seeds
+        saved = [share for share in sorted({0.0, *route.curve}) if share != self._saved]
         units = [
-            self._unit(
-                f"saved-{share:g}/seed-{seed}",
-                "diverse",
-                seed,
-                settings,
-                self.student,
-                "curve",
-                Routed(self.routes, 1 - share),
-            )
+            self._unit(f"saved-{share:g}/seed-{seed}", "diverse", seed, settings, self.student, "curve", 1 - share)
             for share in saved
             for seed in seeds
         ]
         folder = self.run.units("curve", distill_unit, units)
         return {share: [folder / f"saved-{share:g}" / f"seed-{seed}" for seed in seeds] for share in saved}
+
+    @property
+    def _saved(self) -> float:
+        """The share of pairs that `diverse` does without."""
+        return round(1 - self.job.teachers.route.keep, 6) if self._askable else 0.0
 
     def tune(self) -> dict[Method, Distill]:
         """Each method's settings: those of the trial with the best validation NE."""
@@ -411,7 +431,8 @@ class Stages:
                 "foundation": self.job.teachers.foundation,
                 "regime": self.job.teachers.regime,
                 "teacher_forwards": forwards(self.caches, self.labels, self.shelf),
-                "pairs": {saved: Routed(self.routes or {}, 1 - saved).pairs() for saved in self.curve},
+                "saved": self._saved,
+                "pairs": {saved: Routed(self.routes or {}, 1 - saved).pairs() for saved in (self._saved, *self.curve)},
                 "account": [self._foundation_size, account("student", small)],
                 "timings": self.run.timings(),
             }

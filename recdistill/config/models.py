@@ -105,28 +105,27 @@ Member = Annotated[DlrmTeacher | SklearnTeacher | FileTeacher, Field(discriminat
 MemberName = Annotated[str, Field(pattern=NAME)]
 
 
-Share = Annotated[float, Field(gt=0, lt=1)]
+Saved = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Route(Section):
     """Which teachers are asked about which rows: those that a router finds important before they are asked.
 
     It learns from validation rows, which every teacher answers anyway (see `distill.router`). It decides about training
-    rows and recombined ones; validation and test rows are answered by all.
+    rows and recombined ones; validation and test rows are answered by all. Its one reader is the method `diverse`:
+    where other methods but `alone` are among the job's, or a `curve` is drawn, all pairs are computed for these.
     """
 
-    keep: float = Field(1.0, gt=0, le=1)
-    """The share of (row, teacher) pairs that are computed; each row's most important teacher is always asked."""
-    curve: list[Share] = []
-    """Shares of pairs that could be saved: `diverse` is trained on so much less too, and the report shows what that
-    costs."""
+    keep: float = Field(0.5, gt=0, le=1)
+    """The share of (row, teacher) pairs that `diverse` learns from; each row's most important teacher always is one."""
+    curve: list[Saved] = []
+    """Shares of pairs that could be saved: `diverse` is trained on so much less too, and on everything, and the report
+    shows what that costs."""
 
     @model_validator(mode="after")
     def _within(self) -> Route:
         if len(set(self.curve)) < len(self.curve):
             raise ValueError("`curve` must not repeat a share")
-        if self.curve and self.keep < 1:
-            raise ValueError("`curve` is drawn from all pairs: it needs `keep: 1`")
         return self
 
 
@@ -144,8 +143,7 @@ class Teachers(Section):
     folds: int = Field(5, ge=2, le=50)
     teacher_days: float = Field(0.5, gt=0, lt=1)
     """For `later_days`: the fraction of training days that teachers learn from."""
-    route: Route | None = None
-    """Ask about fewer rows; every teacher answers every row when absent."""
+    route: Route = Route()
     foundation: MemberName = "foundation"
     members: dict[MemberName, Member] = Field(min_length=1)
 

@@ -1,24 +1,27 @@
 """The question-and-answer aligner: a committee's answers, translated into the student's own representation.
 
 After DiverseDistill (Liu et al., arXiv 2402.14035), restated for click models. Per row, with h the student's last
-hidden activation, E_i a learned embedding of teacher i, z_i its cached embedding, t its and the others' calibrated
-logits:
+hidden activation, E_i a learned embedding of teacher i, z_i its cached embedding, t_i its calibrated logit:
 
-    importance   r   = softmax_i(E_i W h / sqrt(de)), over the teachers that answered: before they are asked
-                 p   = softmax_i(E_i W h / sqrt(de) + G(t)_i): when what they said is known
+    importance   r_i, before anybody is asked, from the router (`distill.router`)
+                 p   = softmax_i(log r_i + G(t)_i) over those who answered, when what they said is known
+    word         c   = slope * sum p_i t_i + intercept, calibrated (`distill.consensus`)
     question     q_i = Q([h; E_i]), in teacher i's own space
     answer       a_i = U_i(z_i + q_i) through its frozen upper layers, or attention of q_i over z_i where it has none
     translation  b_i = A([a_i; t_i; E_i]), in the student's space
-    loss         soft(s, sum p_i t_i) + align * sum p_i |dir(h) - dir(b_i)|^2
-                 + answer * (task(head(sum p_i b_i)) + task(sum p_i t_i) + task(sum r_i t_i))
+    loss         soft(s, c) + align * sum p_i |dir(h) - dir(b_i)|^2 + answer * task(head(sum p_i b_i))
 
-In the first two terms p and b_i are constants: a teacher teaches, it does not move towards its student. In the last one
-h and the head are: measured, a student that its translators may move learns worse (tests/benchmarks/LEDGER.md). It
-grounds all three: translations must be useful to the student's own head, and both importances must weigh the teachers
-so that their sum predicts clicks. It can be trusted because teachers have not seen these rows' labels. p knows more
-than r: who is right shows in what the others say. r is what a router and the report use.
+In the second term b_i is a constant: a teacher teaches, it does not move towards its student. In the last one h and the
+head are: measured, a student that its translators may move learns worse (tests/benchmarks/LEDGER.md). It grounds the
+translations, which must be useful to the student's own head. It can be trusted because teachers have not seen these
+rows' labels.
 
-Questions are asked on a share of a batch's rows, and none on recombined rows: there the committee's logit teaches.
+The paper learns importances beside the student, from the rows that the student learns from. Measured, they teach better
+when r and G are learned on validation rows, by the final teachers, before the student learns anything: on training rows
+each answer is by a version that knows less, and what is learned of those does not hold for recombined rows or later
+days.
+
+Questions are asked on a share of a batch's rows, and none on recombined rows: there the committee's word teaches.
 """
 
 from __future__ import annotations
@@ -32,15 +35,15 @@ from torch.func import functional_call
 from recdistill.clicklog.batches import Batch
 from recdistill.config.job import Diverse
 from recdistill.distill.committee import Answers, Member, answers
-from recdistill.distill.losses import direction_distance, masked_softmax, soft_click_loss
-from recdistill.distill.methods import Method
+from recdistill.distill.consensus import Consensus, Gate
+from recdistill.distill.losses import direction_distance, soft_click_loss
 from recdistill.models.task import weight_of_all
 
 TOKEN = 8
 """A cached embedding without upper layers is attended to in pieces of this width."""
 
 
-class QAAligner(Method):
+class QAAligner(Consensus):
     """The `diverse` method."""
 
     reads = "embeddings"
@@ -50,8 +53,7 @@ class QAAligner(Method):
         self.settings = settings
         width, de = settings.question_width, settings.teacher_dim
         self.teachers = nn.Parameter(torch.randn(len(members), de) * 0.1)
-        self.importance_of = nn.Linear(hidden, de, bias=False)
-        self.heard = nn.Sequential(nn.Linear(2 * len(members), width), nn.ReLU(), nn.Linear(width, len(members)))
+        self.gate = Gate(len(members), width)
         self.question_row = nn.Linear(hidden, width)
         self.question_teacher = nn.Linear(de, width, bias=False)
         self.questions = nn.ModuleList(
@@ -63,35 +65,30 @@ class QAAligner(Method):
         self.answer_teacher = nn.Linear(de, width, bias=False)
         self.translate = nn.Linear(width, hidden)
 
-    def importance(self, hidden: Tensor, present: Tensor) -> Tensor:
-        """How much each teacher's answer will count, float32 [B, n]; rows sum to 1, or to 0 where nobody answers."""
-        return masked_softmax(self._score(hidden), present)
+    def weights(self, said: Answers) -> Tensor:
+        """p, float32 [B, n]."""
+        return self.gate(said)
+
+    def learn(self, said: Answers, label: Tensor, weight: Tensor) -> None:
+        """Learns G."""
+        self.gate.learn(said, label, weight)
 
     def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
         """The loss above, a scalar."""
         said = answers(batch, self.members)
-        asked = said.present
-        score = self._score(hidden.detach())
-        heard = torch.cat([said.logit * asked, asked.to(score.dtype)], dim=1)
-        importances = masked_softmax(torch.stack([score, score + self.heard(heard)]), asked)
-        committee, p = (importances * said.logit).sum(2), importances[1]
-        answered = batch.weight * asked.any(1)
-        loss = self.weight * soft_click_loss(logit, committee[1].detach().sigmoid(), answered)
+        word, p = self.word(said)
+        loss = self.teach(logit, word, said, batch)
         if not batch.labelled:
             return loss
-        loss = loss + self.settings.answer_weight * soft_click_loss(committee, batch.label, answered)
         rows = math.ceil(len(batch) * self.settings.questions)
         return loss + self._question(hidden[:rows], p[:rows], said.first(rows), head, batch)
-
-    def _score(self, hidden: Tensor) -> Tensor:
-        return self.importance_of(hidden) @ self.teachers.T / math.sqrt(self.settings.teacher_dim)
 
     def _question(self, hidden: Tensor, p: Tensor, said: Answers, head: nn.Module, batch: Batch) -> Tensor:
         """The losses of questions and answers on the first rows of a batch, a scalar."""
         translated = self._translations(hidden.detach(), said)
         answered = batch.weight[: len(hidden)] * said.present.any(1)
         distance = direction_distance(hidden[:, None], translated.detach())
-        align = ((p.detach() * distance).sum(1) * answered).sum() / weight_of_all(answered)
+        align = ((p * distance).sum(1) * answered).sum() / weight_of_all(answered)
         fixed = {name: value.detach() for name, value in head.named_parameters()}
         grounded = functional_call(head, fixed, ((p[:, :, None] * translated).sum(1),)).squeeze(1)
         useful = soft_click_loss(grounded, batch.label[: len(hidden)], answered)

@@ -28,25 +28,40 @@ class Member:
 class Answers:
     """The cached answers of n teachers on B rows.
 
-    `logit` float32 [B, n], calibrated, 0 where absent; `present` bool [B, n]; `embedding` for each teacher: uint8 as it
-    was cached, or float32 [B, dim_i] with zeros where absent, after `first`; [B, 0] where none was read.
+    `logit` float32 [B, n], calibrated, 0 where absent; `present` bool [B, n]; `importance` float32 [B, n], what a
+    router says of them, else 1; `embedding` for each teacher: uint8 as it was cached, or float32 [B, dim_i] with zeros
+    where absent, after `first`; [B, 0] where none was read.
     """
 
     logit: Tensor
     present: Tensor
+    importance: Tensor
     embedding: list[Tensor]
 
     def first(self, rows: int) -> Answers:
         """What was said about the first rows, embeddings as float32."""
         embedding = [decode(codes[:rows]) if codes.shape[1] else codes[:rows] for codes in self.embedding]
-        return Answers(self.logit[:rows], self.present[:rows], embedding)
+        return Answers(self.logit[:rows], self.present[:rows], self.importance[:rows], embedding)
+
+    def take(self, rows: Tensor) -> Answers:
+        """Logits, presence and importance of some rows (int64), without embeddings."""
+        return Answers(self.logit[rows], self.present[rows], self.importance[rows], [])
+
+
+def together(parts: list[Answers]) -> Answers:
+    """What was said about several batches, without embeddings."""
+    logit, present, importance = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("logit", "present", "importance")
+    )
+    return Answers(logit, present, importance, [])
 
 
 def answers(batch: Batch, members: list[Member]) -> Answers:
     """The columns that the teacher caches joined to a batch; a teacher without a column answered nothing."""
-    silence, none = torch.zeros_like(batch.label), batch.label.new_zeros(len(batch), 0)
-    nobody = silence.bool()
+    silence, alike = torch.zeros_like(batch.label), torch.ones_like(batch.label)
+    none, nobody = batch.label.new_zeros(len(batch), 0), silence.bool()
     logit = [batch.extra.get(f"logit.{member.name}", silence) for member in members]
     present = [batch.extra.get(f"logit.{member.name}?", nobody) for member in members]
     vectors = [batch.extra.get(f"embedding.{member.name}", none) for member in members]
-    return Answers(torch.stack(logit, dim=1), torch.stack(present, dim=1), vectors)
+    importance = [batch.extra.get(f"importance.{member.name}", alike) for member in members]
+    return Answers(torch.stack(logit, dim=1), torch.stack(present, dim=1), torch.stack(importance, dim=1), vectors)

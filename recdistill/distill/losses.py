@@ -23,12 +23,6 @@ def direction_distance(a: Tensor, b: Tensor) -> Tensor:
     return (F.normalize(a, dim=-1) - F.normalize(b, dim=-1)).square().sum(-1)
 
 
-def masked_mean(value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over the last axis of what is present, [B], 0 where nothing is; and which rows have something, float [B]."""
-    count = mask.sum(-1)
-    return (value * mask).sum(-1) / count.clamp_min(1), (count > 0).to(value.dtype)
-
-
 def masked_softmax(score: Tensor, mask: Tensor) -> Tensor:
     """Softmax over the last axis among what is present; zeros on rows where nothing is."""
     score = score.masked_fill(~mask, torch.finfo(score.dtype).min)

@@ -1,4 +1,5 @@
-"""The baselines: what each adds to the student's click loss. `diverse`, in `aligner.py`, is one more of the kind.
+"""The baselines: what each adds to the student's click loss. `mean`, in `consensus.py`, and `diverse`, in `aligner.py`,
+are two more of the kind.
 
 Every method is a module whose `forward(hidden, logit, head, batch)` returns the loss that teachers add. It is trained
 beside the student and thrown away after it.
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from recdistill.clicklog.batches import Batch
 from recdistill.distill.committee import Member, answers
-from recdistill.distill.losses import direction_distance, masked_mean, soft_click_loss
+from recdistill.distill.losses import direction_distance, soft_click_loss
 from recdistill.models.dlrm import DLRM
 from recdistill.models.task import click_loss, weight_of_all
 
@@ -61,16 +62,6 @@ class Single(Method):
         said = answers(batch, self.members[:1])
         weight = batch.weight * said.present[:, 0]
         return self.weight * soft_click_loss(logit, said.logit[:, 0].sigmoid(), weight)
-
-
-class Mean(Method):
-    """The mean of the committee's logits as the one soft label."""
-
-    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy against the probability of the mean logit of those who answered."""
-        said = answers(batch, self.members)
-        mean, any_answer = masked_mean(said.logit, said.present)
-        return self.weight * soft_click_loss(logit, mean.sigmoid(), batch.weight * any_answer)
 
 
 class Confidence(Method):

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from recdistill import ranks
-from recdistill.clicklog.batches import Batch, Rows, batches, in_turn
+from recdistill.clicklog.batches import Batch, Columns, Rows, batches, in_turn
 from recdistill.clicklog.schema import Dataset, SplitName
 from recdistill.config.job import Distill
 from recdistill.config.job import Method as MethodName
 from recdistill.distill.aligner import QAAligner
 from recdistill.distill.committee import Member
-from recdistill.distill.methods import Alone, Confidence, Distiller, Hint, Mean, Method, Single
+from recdistill.distill.consensus import Consensus, Mean
+from recdistill.distill.methods import Alone, Confidence, Distiller, Hint, Method, Single
 from recdistill.distill.warm import Start, begin_at
 from recdistill.files import atomic, write_json
 from recdistill.models.dlrm import DLRM
@@ -28,6 +29,7 @@ from recdistill.models.shape import Shape
 from recdistill.models.sharding import device
 from recdistill.models.task import validation_ne
 from recdistill.models.trainer import Position, fit, load_best
+from recdistill.teachers.cache import sample
 from recdistill.teachers.protocol import open_upper
 from recdistill.teachers.routes import Routed
 from recdistill.teachers.shards import TeacherCache, joined
@@ -51,7 +53,7 @@ class Materials:
     start: Start | None = None
     """An earlier student, where this one begins."""
     routed: Routed | None = None
-    """Which of the answers count, where not all of them do."""
+    """How important teachers are, and whose answers count, for a method that weighs them."""
 
     def open(self) -> Opened:
         """The datasets, their caches and the members with their frozen upper layers."""
@@ -85,12 +87,18 @@ class Asked:
     def stream(self, method: Method, shape: Shape, batch_size: int, generator: np.random.Generator) -> Iterator[Batch]:
         """One epoch of shuffled training batches with the columns that the method reads."""
         reads = method.reads if self.split == "train" else method.reads_recombined
-        join = None if reads == "nothing" else joined(self.caches, embedding=reads == "embeddings")
-        if join is not None and self.routed is not None:
-            join = self.routed.without(join)
+        join = None if reads == "nothing" else self._said(embedding=reads == "embeddings")
         return batches(
             self.dataset, Rows(self.split), batch_size, shuffle=generator, join=join, features=shape.features
         )
+
+    def held_out(self, shape: Shape) -> list[Batch]:
+        """Validation rows, as many as calibrate a teacher, with what was said about them."""
+        return sample(self.dataset, Rows("validation"), shape.features, self._said(embedding=False))
+
+    def _said(self, embedding: bool) -> Columns:
+        join = joined(self.caches, embedding)
+        return join if self.routed is None else self.routed.weigh(join)
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,7 @@ def distill_one(materials: Materials, name: MethodName, seed: int, settings: Dis
         return
     save_model(distiller.student, out)
     for split in ("validation", "test"):
-        write_predictions(distiller, opened.shown.dataset, split, out / f"{split}.parquet")
+        write_predictions(distiller, opened.shown, split, out / f"{split}.parquet")
     write_json(
         out / "training.json",
         {
@@ -164,6 +172,8 @@ def train_student(
     if opened.start is not None:
         begin_at(distiller, opened.start, dataset)
     method = distiller.method
+    if isinstance(method, Consensus):
+        method.calibrate(opened.shown.held_out(shape))
     recombined = opened.recombined if method.reads != "nothing" else None
     steps, more = opened.shown.steps(size), recombined.steps(size) if recombined else 0
 
@@ -197,21 +207,23 @@ def train_student(
 
 
 @torch.no_grad()
-def write_predictions(distiller: Distiller, dataset: Dataset, split: SplitName, path: Path) -> None:
-    """`example_id`, `logit` and, from the aligner, `importance.<teacher>`: rows in the dataset's own order."""
-    student = distiller.student.to(device())
-    aligner = distiller.method if isinstance(distiller.method, QAAligner) else None
-    names = [f"importance.{member.name}" for member in aligner.members] if aligner else []
+def write_predictions(distiller: Distiller, asked: Asked, split: SplitName, path: Path) -> None:
+    """`example_id`, `logit` and, where teachers are weighed, `importance.<teacher>`: rows in the dataset's order."""
+    student, routed = distiller.student.to(device()), asked.routed
+    names = [f"importance.{cache.name}" for cache in asked.caches] if routed else []
     schema = pa.schema([("example_id", pa.int64()), ("logit", pa.float32()), *((name, pa.float32()) for name in names)])
-    stream = batches(dataset, Rows(split), SCORING_BATCH, features=student.shape.features)
+    stream = batches(
+        asked.dataset,
+        Rows(split),
+        SCORING_BATCH,
+        join=routed.importance if routed else None,
+        features=student.shape.features,
+    )
     with atomic(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
         for batch in stream:
-            logit, hidden = student(batch.to(device()))
-            columns = [_column(logit)]
-            if aligner:
-                everyone = torch.ones(len(batch), len(names), dtype=torch.bool, device=hidden.device)
-                columns += [_column(part) for part in aligner.to(device()).importance(hidden, everyone).T]
-            writer.write_table(pa.table([pa.array(batch.example_id.numpy()), *columns], schema=schema))
+            columns = [student(batch.to(device()))[0], *(batch.extra[name] for name in names)]
+            ids = pa.array(batch.example_id.numpy())
+            writer.write_table(pa.table([ids, *map(_column, columns)], schema=schema))
 
 
 def _column(values: Tensor) -> pa.Array:

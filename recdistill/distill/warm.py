@@ -1,16 +1,18 @@
-"""Where a student begins: at the same student of an earlier night (see `models.carry`)."""
+"""Where a student or a router begins: at the same one of an earlier night (see `models.carry`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch.distributed.checkpoint as dcp
+from torch import nn
 
 from recdistill.clicklog.schema import Dataset
-from recdistill.distill.methods import Distiller
 from recdistill.files import file_sha256, verify
 from recdistill.models.carry import carry
+from recdistill.models.dlrm import DLRM
 from recdistill.models.frozen import WEIGHTS
 from recdistill.models.sharding import quiet
 from recdistill.models.trainer import position_of
@@ -30,22 +32,29 @@ class Start:
         return [file_sha256(self.folder / WEIGHTS), Dataset(self.dataset).fingerprint, self.method]
 
 
-def begin_at(distiller: Distiller, start: Start, dataset: Dataset) -> None:
-    """Fills `distiller`, a student of `dataset`, with what of the earlier one fits."""
-    carry(distiller.student, dataset, start.folder, Dataset(start.dataset))
+class Beside(Protocol):
+    """A module that trains a student and something beside it."""
+
+    student: DLRM
+
+
+def begin_at(module: Beside, start: Start, dataset: Dataset) -> None:
+    """Fills the student of `dataset` in `module`, and what is trained beside it, with what of the earlier one fits."""
+    carry(module.student, dataset, start.folder, Dataset(start.dataset))
     if start.method:
-        _carry_method(distiller, start.folder / "training")
+        assert isinstance(module, nn.Module)
+        _carry_rest(module, start.folder / "training")
 
 
-def _carry_method(distiller: Distiller, training: Path) -> None:
-    """What the method itself trains (an aligner's importance above all) from the earlier training's best check."""
-    trained = [name for name, value in distiller.named_parameters() if value.requires_grad]
-    whole = distiller.state_dict()
-    state = {name: whole[name].clone() for name in trained if name.startswith("method.")}
+def _carry_rest(module: nn.Module, training: Path) -> None:
+    """What is trained beside the student (a router's importance above all) from the earlier training's best check."""
+    trained = [name for name, value in module.named_parameters() if value.requires_grad]
+    whole = module.state_dict()
+    state = {name: whole[name].clone() for name in trained if not name.startswith("student.")}
     if not state:
         return
     best = training / f"check-{position_of(training).best}"
     verify(best, training)
     with quiet():
         dcp.load({"model": state}, checkpoint_id=best, no_dist=True)
-    distiller.load_state_dict(state, strict=False)
+    module.load_state_dict(state, strict=False)

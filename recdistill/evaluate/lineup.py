@@ -62,9 +62,9 @@ def line_up(models: list[Scored], foundation: str) -> Lineup:
     curve: dict[str, float] = {}
     for model in models:
         if model.role == "student":
-            name = f"{model.method}, {model.saved:.0%} saved" if model.saved else model.method
+            name = model.method if model.saved is None else f"{model.method}, {model.saved:.0%} saved"
             _add_student(by_method, name, model)
-            if name and model.saved:
+            if name and model.saved is not None:
                 curve[name] = model.saved
     if ALONE not in by_method:
         raise UserError("no student of method 'alone' was scored: train it too, for there is no gap without it")

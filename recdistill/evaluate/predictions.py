@@ -43,8 +43,8 @@ class Scored:
     seed: int | None
     parameters: int
     path: Path
-    saved: float = 0.0
-    """The share of (row, teacher) pairs that a student of the trade-off curve did without."""
+    saved: float | None = None
+    """The share of (row, teacher) pairs that a student of the trade-off curve did without; None: it is of no curve."""
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,9 @@ def evaluate(dataset: Dataset, models: list[Scored], settings: Evaluate, context
         settings: the job's `evaluate:` section.
         context: what only the run knows, copied to the report. All may be absent: `name` of the job, `foundation` (that
             teacher's name, by default "foundation"), `regime` (which rows teachers scored), `teacher_forwards`
-            (row-teacher pairs: full, computed, reused, saved), `pairs` (for each point of the trade-off curve all pairs
-            and those kept), `account` (records of model, tables, dense, total parameters), `timings` (seconds a stage).
+            (row-teacher pairs: full, computed, reused, saved), `saved` (the share that `diverse` does without), `pairs`
+            (by the share saved, for `diverse` and each point of the trade-off curve: all pairs and those kept),
+            `account` (records of model, tables, dense, total parameters), `timings` (seconds a stage).
 
     Returns:
         report.json's content, version 1: fit for JSON, no NaN, no date, the same for the same inputs. A metric's `mean`
@@ -63,7 +64,7 @@ def evaluate(dataset: Dataset, models: list[Scored], settings: Evaluate, context
             "foundation": lineup.foundation.name,
             "seeds": lineup.seeds,
             "bootstrap": settings.model_dump(include={"resamples", "confidence", "seed"}),
-            **_Judge(lineup, board, settings).verdict(context.get("pairs", {})),
+            **_Judge(lineup, board, settings).verdict(context.get("saved", 0.0), context.get("pairs", {})),
             "reliability": {
                 name: _reliability(board, columns)
                 for name, columns in board.columns.items()
@@ -73,6 +74,7 @@ def evaluate(dataset: Dataset, models: list[Scored], settings: Evaluate, context
                 {"feature": part.feature, "values": slice_metrics(part, rows, board.logits, shown)} for part in slices
             ],
             "importance": importance(lineup.paths(DIVERSE), rows, slices),
+            "heard": _heard(context.get("pairs", {}).get(context.get("saved"))),
             "account": context.get("account", []),
             "teacher_forwards": context.get("teacher_forwards"),
             "timings": context.get("timings", {}),
@@ -101,7 +103,7 @@ class _Judge:
             for name, columns in board.columns.items()
         }
 
-    def verdict(self, pairs: dict[float, tuple[int, int]]) -> dict[str, Any]:
+    def verdict(self, saved: float, pairs: dict[float, tuple[int, int]]) -> dict[str, Any]:
         to_foundation = self._accounts(dict.fromkeys(HIGHER_IS_BETTER, self._lineup.foundation.name))
         baselines = self._lineup.baselines if DIVERSE in self._lineup.methods else []
         return {
@@ -121,15 +123,18 @@ class _Judge:
                 COMMITTEE: self._accounts(dict.fromkeys(HIGHER_IS_BETTER, COMMITTEE)),
             },
             "comparisons": [self._comparison(method) for method in baselines],
-            "curve": self._curve(pairs),
+            "curve": self._curve(saved, pairs),
         }
 
-    def _curve(self, pairs: dict[float, tuple[int, int]]) -> list[dict[str, Any]]:
-        """What `diverse` is worth from fewer answers: per share of pairs saved, against itself with all of them."""
+    def _curve(self, chosen: float, pairs: dict[float, tuple[int, int]]) -> list[dict[str, Any]]:
+        """What `diverse` is worth from fewer answers: per share of pairs saved, against itself with all of them.
+
+        One of them is `diverse` as it stands among the methods, which does without the share `chosen`.
+        """
         if not self._lineup.curve:
             return []
-        points = [(0.0, DIVERSE), *sorted((saved, name) for name, saved in self._lineup.curve.items())]
-        foundation = self._lineup.foundation.name
+        points = sorted([(chosen, DIVERSE), *((saved, name) for name, saved in self._lineup.curve.items())])
+        (_, full), foundation = points[0], self._lineup.foundation.name
         shares: dict[str, dict[str, Any]] = {}
         for metric in HIGHER_IS_BETTER:
             methods = {name: self._signed(name, metric) for _, name in points}
@@ -141,7 +146,7 @@ class _Judge:
                 "saved": 1 - pairs[saved][1] / pairs[saved][0] if saved else 0.0,
                 "recovered": {metric: found[name] for metric, found in shares.items()},
                 "against_full": {
-                    metric: gaps.stat(self._signed(name, metric) - self._signed(DIVERSE, metric), self._confidence)
+                    metric: gaps.stat(self._signed(name, metric) - self._signed(full, metric), self._confidence)
                     for metric in HIGHER_IS_BETTER
                 },
             }
@@ -240,6 +245,11 @@ def _reliability(board: Scoreboard, columns: list[int]) -> dict[str, list[float]
         pooled.merge(board.measured[column].reliability)
     share, prediction, rate = pooled.curve().T.tolist()
     return {"share": share, "prediction": prediction, "rate": rate}
+
+
+def _heard(pairs: tuple[int, int] | None) -> float | None:
+    """The share of answers on rows to learn from that `diverse` hears."""
+    return pairs[1] / pairs[0] if pairs and pairs[0] else None
 
 
 def _known(value: float) -> float | None:

@@ -114,12 +114,12 @@ class _Night(Stages):
         taught = versions(self.job.teachers, self._taught_on)
         return [version.within(domain) for version in later(taught, self._taught_on, self.dataset)]
 
-    def _start(self, name: str) -> Start | None:
-        """The same student of the night that tonight begins at, where it had one."""
+    def _start(self, name: str, stage: str) -> Start | None:
+        """The same student, or router, of the night that tonight begins at, where it had one."""
         if self._plan.start is None:
             return None
         before = night_folder(self._service, self._plan.start)
-        folder = before / "stages" / "distill" / name
+        folder = before / "stages" / stage / name
         if not (folder / SUCCESS).exists():
             return None
         theirs, ours = ((path / "stages" / "teach").resolve() for path in (before, self.run.folder))

@@ -1,7 +1,8 @@
 """Routes: how important each teacher is on each row, as a router said before any was asked, and who is asked for it.
 
 `day=D/part-<split>-NNNNN.parquet`, named as the dataset's own parts: `example_id` int64 and `<teacher>` float16 in
-[0, 1], 0 where the teacher does not know the row's domain. `routes.json`, written last, counts the values.
+[0, 1], 0 where the teacher does not know the row's domain. `routes.json`, written last, counts the values of those that
+can be asked; others said all that they have to say in files of their own, and are always heard.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from recdistill.clicklog.schema import ROW_GROUP_ROWS, Part
 from recdistill.errors import UserError
 from recdistill.files import atomic, read_json, write_json
 
+HELD_OUT = ("validation", "test")
+"""Splits about whose rows every teacher is asked: they say how good it is."""
 VALUES = 0x3C01
 """Float16 has so many values from 0 to 1, and their bits are in their order."""
 
@@ -36,18 +39,23 @@ def write_route(path: Path, example_id: np.ndarray, names: list[str], importance
         pq.write_table(table, partial, row_group_size=ROW_GROUP_ROWS, compression="zstd", write_page_checksum=True)
 
 
-def count_route(path: Path, names: list[str]) -> np.ndarray:
-    """How often a file holds each value, and how often as the largest of a row: int64 [2, VALUES]."""
-    importance = _read(path, names)[1]
+def count_route(path: Path, asked: list[str]) -> np.ndarray:
+    """How often a file holds each value, and how often as the largest of a row: int64 [2, VALUES].
+
+    Of the teachers that can be `asked`.
+    """
+    importance = _read(path, asked)[1]
     best = importance.max(axis=1, initial=0)
     return np.stack([np.bincount(v.ravel().view(np.uint16), minlength=VALUES) for v in (importance, best)])
 
 
-def finish_routes(root: Path, names: list[str], counts: np.ndarray) -> None:
-    """Writes `routes.json` from what `count_route` said of all files together."""
+def finish_routes(root: Path, names: list[str], asked: list[str], counts: np.ndarray) -> None:
+    """Writes `routes.json`: all `names`, those that can be `asked`, and what `count_route` said of all files."""
     there = np.flatnonzero(counts[0])
-    record = {"version": 1, "teachers": names, "values": there.tolist(), "counts": counts[:, there].tolist()}
-    write_json(root / "routes.json", record)
+    values, pairs = there.tolist(), counts[:, there].tolist()
+    write_json(
+        root / "routes.json", {"version": 2, "teachers": names, "asked": asked, "values": values, "counts": pairs}
+    )
 
 
 class Routes:
@@ -57,6 +65,7 @@ class Routes:
         self.root = root
         self._record = read_json(root / "routes.json")
         self.teachers: list[str] = self._record["teachers"]
+        self.askable: list[str] = self._record["asked"]
 
     @cached_property
     def _counts(self) -> np.ndarray:
@@ -80,8 +89,8 @@ class Routes:
         fitting = np.flatnonzero(above <= round(keep * int(above[0])))
         return int(fitting[0]) if len(fitting) else VALUES - 1
 
-    def asked(self, part: Part, example_id: np.ndarray, keep: float) -> np.ndarray:
-        """Who is asked about rows of a part, bool [N, teachers].
+    def importance(self, part: Part, example_id: np.ndarray) -> np.ndarray:
+        """How important each teacher is on rows of a part, float16 [N, teachers].
 
         Raises:
             UserError: the file lacks a row, or cannot be read.
@@ -94,13 +103,22 @@ class Routes:
             if not np.array_equal(ids[at], example_id):
                 raise UserError(f"{path}: lacks rows of {part.path}; remove {self.root} and route again")
             importance = importance[at]
-        best = np.arange(len(self.teachers)) == importance.argmax(axis=1)[:, None]
-        return (importance > 0) & ((importance >= self.threshold(keep)) | best)
+        return importance
+
+    def kept(self, importance: np.ndarray, keep: float) -> np.ndarray:
+        """Who is asked where the teachers are so important, bool [N, teachers]; those who cannot be asked are."""
+        at = [self.teachers.index(name) for name in self.askable]
+        out = np.ones(importance.shape, bool)
+        if at:
+            value = importance[:, at]
+            best = np.arange(len(at)) == value.argmax(axis=1)[:, None]
+            out[:, at] = (value > 0) & ((value >= self.threshold(keep)) | best)
+        return out
 
 
 @dataclass(frozen=True)
 class Routed:
-    """Who is asked: routes by split (`train`, `unlabelled`), and the share of pairs that is kept."""
+    """How important teachers are, by split, and the share of pairs that is kept."""
 
     splits: dict[str, Path]
     keep: float
@@ -110,29 +128,50 @@ class Routed:
         return {split: Routes(root) for split, root in self.splits.items()}
 
     def asked(self, teacher: str, part: Part, example_id: np.ndarray) -> np.ndarray:
-        """Whether a teacher is asked about rows of a part, bool [N]."""
+        """Whether a teacher is asked about rows of a part, bool [N]; about validation and test rows each one is."""
+        if part.split in HELD_OUT:
+            return np.ones(len(example_id), bool)
         routes = self._routes[part.split]
-        return routes.asked(part, example_id, self.keep)[:, routes.teachers.index(teacher)]
+        importance = routes.importance(part, example_id)
+        return routes.kept(importance, self.keep)[:, routes.teachers.index(teacher)]
 
-    def without(self, join: Columns) -> Columns:
-        """What `join` adds, without the answers of those who would not have been asked."""
-        return lambda part, table: self._take_back(part, join(part, table))
+    def weigh(self, join: Columns) -> Columns:
+        """What `join` adds, and `importance.<teacher>`, without the answers of those who would not have been asked."""
+        return lambda part, table: self._weigh(part, join(part, table))
 
-    def _take_back(self, part: Part, table: pa.Table) -> pa.Table:
+    def importance(self, part: Part, table: pa.Table) -> pa.Table:
+        """Adds `importance.<teacher>`, float32."""
         routes = self._routes[part.split]
-        asked = routes.asked(part, table["example_id"].to_numpy(), self.keep)
-        for name, mask in zip(routes.teachers, asked.T, strict=True):
-            at = table.column_names.index(f"logit.{name}")
-            column = table.column(at).combine_chunks()
-            there = mask & np.asarray(column.is_valid())
-            logit = column.fill_null(0).to_numpy(zero_copy_only=False)
-            table = table.set_column(at, f"logit.{name}", pa.array(logit, pa.float32(), mask=~there))
-        return table
+        return _with_importance(table, routes, routes.importance(part, table["example_id"].to_numpy()))
+
+    def _weigh(self, part: Part, table: pa.Table) -> pa.Table:
+        routes = self._routes[part.split]
+        importance = routes.importance(part, table["example_id"].to_numpy())
+        if self.keep < 1:
+            for name, mask in zip(routes.teachers, routes.kept(importance, self.keep).T, strict=True):
+                table = _only(table, f"logit.{name}", mask)
+        return _with_importance(table, routes, importance)
 
     def pairs(self) -> tuple[int, int]:
-        """All pairs of all splits, and those that are kept."""
-        counts = [routes.pairs(self.keep) for routes in self._routes.values()]
+        """All pairs of rows to learn from and teachers that can be asked about them, and those that are kept."""
+        counts = [routes.pairs(self.keep) for split, routes in self._routes.items() if split not in HELD_OUT]
         return sum(every for every, _ in counts), sum(kept for _, kept in counts)
+
+
+def _with_importance(table: pa.Table, routes: Routes, importance: np.ndarray) -> pa.Table:
+    for name, column in zip(routes.teachers, importance.T, strict=True):
+        table = table.append_column(f"importance.{name}", pa.array(column.astype(np.float32)))
+    return table
+
+
+def _only(table: pa.Table, name: str, mask: np.ndarray) -> pa.Table:
+    """The table with null for a logit where `mask` does not hold; a teacher without a cache has no column."""
+    if name not in table.column_names:
+        return table
+    at = table.column_names.index(name)
+    column = table.column(at).combine_chunks()
+    there = mask & np.asarray(column.is_valid())
+    return table.set_column(at, name, pa.array(column.fill_null(0).to_numpy(), pa.float32(), mask=~there))
 
 
 def _read(path: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -143,4 +182,7 @@ def _read(path: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(
             f"{path}: these routes are damaged ({error}); remove their stage's folder, and run again"
         ) from None
-    return table["example_id"].to_numpy(), np.stack([table[name].to_numpy() for name in names], axis=1)
+    importance = np.zeros((len(table), len(names)), np.float16)
+    for at, name in enumerate(names):
+        importance[:, at] = table[name].to_numpy()
+    return table["example_id"].to_numpy(), importance

@@ -37,7 +37,7 @@ def job(rows: int, *overrides: str) -> Job:
     Without recombined rows and routes: what is measured is one epoch over the log.
     """
     world = f"dataset.simulate={{rows: {max(rows, 100) * 10 // 7}, users: 20000, items: 5000}}"
-    return load_job(DEMO, [world, "workers=1", "distill.recombine=null", "teachers.route=null", *overrides])
+    return load_job(DEMO, [world, "workers=1", "distill.recombine=null", "teachers.route={}", *overrides])
 
 
 def run(job: Job, folder: Path, upto: str) -> Path:

@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
 from recdistill.clicklog.batches import Batch
-from recdistill.clicklog.schema import Dataset
+from recdistill.clicklog.schema import SPLITS, Dataset
 from recdistill.config.job import Distill
-from recdistill.config.models import FileTeacher, Student, Teachers
+from recdistill.config.models import FileTeacher, Student, Teachers, Train
 from recdistill.distill.committee import Member
+from recdistill.distill.router import Askable, Committee, route
 from recdistill.distill.train import Materials
 from recdistill.models.shape import shape_of
 from recdistill.teachers.codes import encode
 from recdistill.teachers.protocol import Upper
+from recdistill.teachers.routes import Routed
 from recdistill.teachers.versions import chains, versions
 from recdistill.teachers.work import cache_teacher, domain_of, teach_chain
 
@@ -122,7 +124,14 @@ def materials(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -
         cache_teacher(root / "cache" / name, "mark", member, name, root / "teach", tiny_dataset.root, every)
     student = Student(top=[6], bottom=[])
     shape = shape_of(student, 4, tiny_dataset.schema, None)
-    return Materials(tiny_dataset.root, root / "teach", root / "cache", NAMES, shape)
+    asked = [
+        Askable(name, versions(teachers, tiny_dataset)[-1].within(domain_of(teachers.members[name], tiny_dataset)))
+        for name in NAMES[:2]
+    ]
+    committee = Committee(tiny_dataset.root, root / "teach", asked, [root / "cache" / name for name in NAMES[2:]])
+    route(root / "routes", "mark", committee, None, None, shape, Train(**TRAIN), 0)
+    routed = Routed({split: root / "routes" / split for split in SPLITS}, 0.7)
+    return Materials(tiny_dataset.root, root / "teach", root / "cache", NAMES, shape, routed=routed)
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from recdistill.clicklog.batches import Batch
 from recdistill.config.job import Diverse
 from recdistill.distill.aligner import QAAligner
-from recdistill.distill.committee import Member
-from recdistill.distill.losses import direction_distance, masked_mean, masked_softmax, soft_click_loss
+from recdistill.distill.committee import Member, answers
+from recdistill.distill.consensus import Mean
+from recdistill.distill.losses import direction_distance, masked_softmax, soft_click_loss
 from recdistill.teachers.codes import encode
 
 HIDDEN = 7
@@ -35,13 +36,34 @@ def present_in(batch: Batch, members: list[Member]) -> Tensor:
     return torch.stack([batch.extra[f"logit.{member.name}?"] for member in members], dim=1)
 
 
-def test_importance_is_shared_among_those_who_answered(members: list[Member], answered: Make) -> None:
+def test_the_word_is_of_those_who_answered_by_their_importance(members: list[Member], answered: Make) -> None:
     batch, module = answered(), aligner(members)
-    hidden, present = student(len(batch))[0], present_in(batch, members)
-    p = module.importance(hidden, present)
-    assert p.shape == present.shape and (p >= 0).all() and not p[~present].any()
+    present, raw = present_in(batch, members), torch.rand(len(batch), len(members))
+    batch.extra |= {f"importance.{member.name}": raw[:, at] for at, member in enumerate(members)}
+    said = answers(batch, members)
+    word, p = module.word(said)
+    assert (p >= 0).all() and not p[~present].any()
     torch.testing.assert_close(p.sum(1), present.any(1).float())
-    assert len({round(x, 6) for x in p[present.all(1)][:, 0].tolist()}) > 1  # it depends on the row
+    row = int(present.all(1).nonzero()[1])
+    torch.testing.assert_close(p[row], raw[row] / raw[row].sum())
+    expected = sum(float(w) * float(t) for w, t in zip(p[row], said.logit[row], strict=True))
+    assert float(word[row]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_word_is_calibrated_on_rows_that_nobody_learned_from(members: list[Member], answered: Make) -> None:
+    """Three who each know a third of what decides: their mean is right about the order, and far too careful."""
+    torch.manual_seed(0)
+    rows, trio = 20_000, [Member(name, 0) for name in "abc"]
+    signal = torch.randn(rows, 3)
+    batch = answered(rows=rows)
+    batch.label = (torch.rand(rows) < (signal.sum(1) + 0.5).sigmoid()).float()
+    batch.weight = torch.ones(rows)
+    batch.extra = {f"logit.{name}": signal[:, at] for at, name in enumerate("abc")}
+    batch.extra |= {f"logit.{name}?": torch.arange(rows) < rows - 5 for name in "abc"}
+    module = Mean(trio, HIDDEN, 1.0)
+    module.calibrate([batch, answered(rows=3)])
+    assert float(module.slope) == pytest.approx(3, rel=0.05) and float(module.intercept) == pytest.approx(0.5, abs=0.05)
+    assert "slope" in module.state_dict() and "slope" not in dict(module.named_parameters())
 
 
 def test_gradients_reach_student_and_module_and_no_teacher(members: list[Member], answered: Make) -> None:
@@ -50,10 +72,10 @@ def test_gradients_reach_student_and_module_and_no_teacher(members: list[Member]
     hidden, logit, head = student(len(batch))
     module(hidden, logit, head, batch).backward()
     assert hidden.grad is not None and hidden.grad.any()
-    teachers = {name for name, _ in module.named_parameters() if ".upper." in name}
-    assert len(teachers) == 2
+    fixed = {name for name, _ in module.named_parameters() if ".upper." in name or name.startswith("gate.")}
+    assert len(fixed) == 2 + 4
     for name, value in module.named_parameters():
-        if name in teachers:
+        if name in fixed:
             assert value.grad is None and not value.requires_grad
         else:
             assert value.grad is not None and value.grad.any(), name
@@ -106,39 +128,31 @@ def test_on_rows_without_a_label_the_committees_logit_teaches_and_nothing_else(
     assert not any(value.grad is not None and value.grad.any() for value in module.parameters())
 
 
-def test_what_the_others_say_decides_who_is_believed(members: list[Member], answered: Make) -> None:
+def test_what_the_others_say_decides_who_is_believed(answered: Make) -> None:
     """Two teachers, of which the first is right unless the second is sure: more than the row itself can tell."""
     torch.manual_seed(0)
-    pair, rows = [Member("deep", 0), Member("rule", 0)], 512
+    pair, rows = [Member("deep", 0), Member("rule", 0)], 4096
     label = (torch.rand(rows) < 0.5).float()
     sure = torch.rand(rows) < 0.5
     sign = 2 * label - 1
     said = torch.stack([torch.where(sure, -sign, sign) * 2, torch.where(sure, sign * 6, 0.1 * torch.randn(rows))], 1)
     batch = answered(rows=rows)
-    batch.label = label
+    batch.label, batch.weight = label, torch.ones(rows)
     batch.extra = {f"logit.{m.name}": said[:, i] for i, m in enumerate(pair)}
     batch.extra |= {f"logit.{m.name}?": torch.ones(rows).bool() for m in pair}
     module = aligner(pair)
-    optimizer = torch.optim.Adam(module.parameters(), 0.05)
-    for _ in range(100):
-        hidden, logit, head = student(rows)
-        optimizer.zero_grad()
-        module(hidden.detach(), logit.detach(), head, batch).backward()
-        optimizer.step()
-    logit = torch.zeros(rows, requires_grad=True)
-    batch.labelled = False
-    module(hidden.detach(), logit, head, batch).backward()
-    assert logit.grad is not None
-    right = (logit.grad < 0) == (label > 0)
-    assert right.float().mean() > 0.95
+    before = module.word(answers(batch, pair))[0]
+    module.calibrate([batch])
+    word, p = module.word(answers(batch, pair))
+    assert ((before > 0) == (label > 0))[sure].all() and ((word > 0) == (label > 0)).float().mean() > 0.99
+    assert p[sure, 1].mean() > 0.7 and p[~sure, 0].mean() > 0.7
+    assert not any(value.requires_grad for value in module.gate.parameters())
 
 
 def test_losses_of_a_committee() -> None:
     score, mask = torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 0.0]]), torch.tensor([[True, False, True], [False] * 3])
     p = masked_softmax(score, mask)
     assert p[0].tolist() == pytest.approx([0.1192, 0, 0.8808], abs=1e-4) and p[1].tolist() == [0, 0, 0]
-    mean, some = masked_mean(score, mask)
-    assert (mean.tolist(), some.tolist()) == ([2, 0], [1, 0])
     a, b = torch.tensor([[3.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.0, 2.0], [2.0, 2.0]])
     assert direction_distance(a, b).tolist() == pytest.approx([2, 0], abs=1e-6)
     assert direction_distance(a, -a).tolist() == pytest.approx([4, 4])

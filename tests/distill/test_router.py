@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from recdistill.clicklog.batches import Rows, batches
-from recdistill.clicklog.schema import Dataset
+from recdistill.clicklog.schema import SPLITS, Dataset
 from recdistill.config.models import Student, Train
 from recdistill.distill import router as routers
-from recdistill.distill.router import Askable, Router, route, train_router
+from recdistill.distill.router import Askable, Committee, Router, route, train_router
 from recdistill.distill.train import Materials
+from recdistill.distill.warm import Start
 from recdistill.models.shape import shape_of
+from recdistill.models.trainer import position_of
 from recdistill.teachers.routes import Routes, route_path
 from recdistill.teachers.versions import FINAL, Version
 
@@ -49,8 +51,9 @@ def version(domain: tuple = ()) -> Version:
 def test_who_is_right_becomes_important(tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routers, "open_teacher", lambda folder: Teacher(int(folder.parent.name[-1])))
     asked = [Askable("knows-0", version()), Askable("knows-1", version())]
+    committee = Committee(tiny_dataset.root, tmp_path, asked, [])
     shape = shape_of(Student(top=[8]), 4, tiny_dataset.schema, ["item", "user"])
-    found = train_router(asked, tmp_path, tiny_dataset, None, shape, SETTINGS, 0, tmp_path / "work").eval()
+    found = train_router(committee, None, shape, SETTINGS, 0, None, tmp_path / "work").eval()
     for batch in batches(tiny_dataset, Rows("test"), 4096):
         item = batch.sparse["item"].to_padded_dense(1)[:, 0].long()
         with torch.no_grad():
@@ -62,7 +65,8 @@ def test_routes_know_domains_and_every_row(materials: Materials, tmp_path: Path)
     dataset = Dataset(materials.dataset)
     items = (1, 2, 3)
     asked = [Askable("foundation", version()), Askable("expert", version((("item", items),)))]
-    args = (asked, materials.teachers, dataset.root, None, None, materials.shape, replace_epochs(1), 0)
+    committee = Committee(dataset.root, materials.teachers, asked, [])
+    args = (committee, None, None, materials.shape, replace_epochs(1), 0)
     route(tmp_path / "routes", "mark", *args)
     routes = Routes(tmp_path / "routes" / "train")
     rows = pairs = 0
@@ -95,3 +99,31 @@ def test_nobody_who_knows_a_row_leaves_its_importances_zero(materials: Materials
 def replace_epochs(epochs: int) -> Train:
     """Shorter settings."""
     return SETTINGS.model_copy(update={"epochs": epochs})
+
+
+def test_answers_from_files_are_weighed_beside_those_that_are_asked_for(materials: Materials, tmp_path: Path) -> None:
+    """`llm` sees the label through noise and answers half of the rows, `rule` sees it through more noise."""
+    answered = [materials.caches / name for name in ("llm", "rule")]
+    committee = Committee(materials.dataset, materials.teachers, [Askable("foundation", version())], answered)
+    route(tmp_path / "routes", "mark", committee, None, None, materials.shape, replace_epochs(6), 0)
+    for split in SPLITS:
+        routes = Routes(tmp_path / "routes" / split)
+        assert (routes.teachers, routes.askable) == (["foundation", "llm", "rule"], ["foundation"])
+        rows = Dataset(materials.dataset).rows(split)
+        assert routes.pairs(0.5) == (rows, rows)
+    (part,) = Dataset(materials.dataset).parts("test")[:1]
+    ids = pq.read_table(part.path, columns=["example_id"], partitioning=None)["example_id"].to_numpy()
+    mean = routes.importance(part, ids).mean(axis=0)
+    assert mean[1] > mean[2] > 0
+
+
+def test_a_router_begins_at_an_earlier_one(materials: Materials, tmp_path: Path) -> None:
+    committee = Committee(
+        materials.dataset, materials.teachers, [], [materials.caches / "llm", materials.caches / "rule"]
+    )
+    route(tmp_path / "one", "mark", committee, None, None, materials.shape, replace_epochs(4), 0)
+    start = Start(tmp_path / "one", materials.dataset, method=True)
+    train_router(committee, None, materials.shape, replace_epochs(1), 5, start, tmp_path / "work")
+    train_router(committee, None, materials.shape, replace_epochs(1), 5, None, tmp_path / "cold")
+    warm, cold = (position_of(tmp_path / name / "training") for name in ("work", "cold"))
+    assert warm.losses[0] < cold.losses[0]

@@ -47,7 +47,8 @@ def units(materials: Materials, tmp_path_factory: pytest.TempPathFactory) -> dic
     settings, folders = Distill.model_validate({"train": train, "diverse": {"question_width": 8}}), {}
     for name in METHODS:
         folders[name] = tmp_path_factory.mktemp(name)
-        distill_one(materials, name, 3, settings, f"distill {name}", folders[name])
+        weighed = materials if name == "diverse" else replace(materials, routed=None)
+        distill_one(weighed, name, 3, settings, f"distill {name}", folders[name])
     return folders
 
 
@@ -102,7 +103,7 @@ def test_a_unit_tells_how_it_went_and_what_it_predicts(
         if name == "diverse":
             assert importance == [f"importance.{teacher}" for teacher in materials.foundation_first]
             total = sum(table[column].to_numpy() for column in importance)
-            np.testing.assert_allclose(total, 1, atol=1e-5)
+            np.testing.assert_allclose(total, 1, atol=2e-3)  # float16, as they were routed
         else:
             assert not importance
 

@@ -30,7 +30,7 @@ def write(root: Path, *tables: np.ndarray) -> Routes:
         write_route(path, np.arange(len(importance)) + first, NAMES, importance)
         counts.append(count_route(path, NAMES))
         first += len(importance)
-    finish_routes(root, NAMES, np.sum(counts, axis=0))
+    finish_routes(root, NAMES, NAMES, np.sum(counts, axis=0))
     return Routes(root)
 
 
@@ -43,7 +43,8 @@ def test_the_most_important_pairs_and_the_best_of_each_row_are_kept(
     importance[rng.random((rows, 3)) < 0.2] = 0
     routes = write(tmp_path_factory.mktemp("routes"), importance[: rows // 2], importance[rows // 2 :])
     halves = [(0, rows // 2), (rows // 2, rows)]
-    asked = np.concatenate([routes.asked(part(b - a, at), np.arange(a, b), keep) for at, (a, b) in enumerate(halves)])
+    parts = [routes.importance(part(b - a, at), np.arange(a, b)) for at, (a, b) in enumerate(halves)]
+    asked = np.concatenate([routes.kept(importance, keep) for importance in parts])
     there = importance > 0
     cut = np.sort(importance[there])[::-1][: round(keep * there.sum())]
     best = np.arange(3) == importance.argmax(1)[:, None]
@@ -57,20 +58,49 @@ def test_the_most_important_pairs_and_the_best_of_each_row_are_kept(
 def test_rows_are_found_by_their_ids(tmp_path: Path) -> None:
     importance = np.array([[0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]])
     routes = write(tmp_path, importance)
-    asked = routes.asked(part(3), np.array([2, 0]), 0.34)
-    assert asked.tolist() == [[False, False, True], [True, False, False]]
+    found = routes.importance(part(3), np.array([2, 0]))
+    np.testing.assert_array_equal(found, importance[[2, 0]].astype(np.float16))
+    assert routes.kept(found, 0.34).tolist() == [[False, False, True], [True, False, False]]
     with pytest.raises(UserError, match="lacks rows of nowhere"):
-        routes.asked(part(3), np.array([2, 7]), 0.34)
+        routes.importance(part(3), np.array([2, 7]))
+
+
+def test_who_cannot_be_asked_is_always_heard_and_makes_no_pair(tmp_path: Path) -> None:
+    importance = np.array([[0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]])
+    path = route_path(tmp_path, part(3).key)
+    write_route(path, np.arange(3), NAMES, importance)
+    finish_routes(tmp_path, NAMES, NAMES[:2], count_route(path, NAMES[:2]))
+    routes = Routes(tmp_path)
+    assert routes.teachers == NAMES and routes.pairs(1.0) == (6, 6) and routes.pairs(0.34) == (6, 3)
+    kept = routes.kept(routes.importance(part(3), np.arange(3)), 0.34)
+    assert kept.tolist() == [[True, False, True], [False, True, True], [True, False, True]]
+
+
+def test_a_committee_of_answers_alone_has_nobody_to_ask(tmp_path: Path) -> None:
+    path = route_path(tmp_path, part(2).key)
+    write_route(path, np.arange(2), NAMES, np.full((2, 3), 1 / 3))
+    finish_routes(tmp_path, NAMES, [], count_route(path, []))
+    assert Routed({"train": tmp_path}, 0.5).pairs() == (0, 0)
+    assert Routes(tmp_path).kept(np.full((2, 3), 1 / 3, np.float16), 0.5).all()
 
 
 def test_answers_are_taken_back_and_what_was_absent_stays_absent(tmp_path: Path) -> None:
     write(tmp_path, np.array([[0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]))
     logit = pa.array([1.0, None, 3.0], pa.float32())
     columns = {"example_id": pa.array([0, 1, 2]), **{f"logit.{name}": logit for name in NAMES}}
-    whole = Routed({"train": tmp_path}, 0.4).without(lambda _, table: table)(part(3), pa.table(columns))
+    routed, join = Routed({"train": tmp_path}, 0.4), lambda _, table: table
+    whole = routed.weigh(join)(part(3), pa.table(columns))
+    np.testing.assert_allclose(whole["importance.trees"].to_numpy(), [0.05, 0.1, 0.6], rtol=1e-3)
     assert whole["logit.foundation"].to_pylist() == [1.0, None, None]
     assert whole["logit.ids"].to_pylist() == [None, None, None]
     assert whole["logit.trees"].to_pylist() == [None, None, 3.0]
+    everything = Routed({"train": tmp_path}, 1.0).weigh(join)(part(3), pa.table(columns))
+    assert everything["logit.ids"].to_pylist() == [1.0, None, 3.0] and "importance.ids" in everything.column_names
+
+
+def test_everyone_is_asked_about_rows_that_are_held_out(tmp_path: Path) -> None:
+    held_out = Part(Path("nowhere"), "2026-01-01", "test", 0, 3)
+    assert Routed({}, 0.1).asked("ids", held_out, np.arange(3)).tolist() == [True] * 3
 
 
 def test_damage_is_told(tmp_path: Path) -> None:
@@ -78,4 +108,4 @@ def test_damage_is_told(tmp_path: Path) -> None:
     path = route_path(tmp_path, part(50).key)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UserError, match="these routes are damaged"):
-        routes.asked(part(50), np.arange(50), 0.5)
+        routes.importance(part(50), np.arange(50))
