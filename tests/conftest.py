@@ -33,6 +33,7 @@ from recdistill.config.load import load_job
 from recdistill.files import file_sha256
 from recdistill.progress import Progress
 from recdistill.runs import Run
+from tests.browser import NAMES, Page, browser, installed
 
 JOB = """\
 name: tiny
@@ -242,3 +243,12 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def make_dataset(tmp_path: Path) -> Callable[..., Dataset]:
     """Writes a tiny dataset of its own: `make_dataset(rows, days, seed, weighted, keep_rate)`."""
     return lambda **options: write_tiny(tmp_path / "dataset", **options)
+
+
+@pytest.fixture(scope="session")
+def screen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """A page of a real, headless browser; skips the test where none is on the PATH."""
+    if installed() is None:
+        pytest.skip(f"no browser on the PATH: none of {', '.join(NAMES)}")
+    with browser(tmp_path_factory.mktemp("profile")) as page:
+        yield page
