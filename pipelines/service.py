@@ -29,28 +29,46 @@ HERE = Path(__file__).resolve().parent
 JOB = load_job(Path(os.environ.get("RECDISTILL_JOB", HERE / "jobs" / "nightly.yaml")))
 SERVICE = Path(os.environ.get("RECDISTILL_SERVICE", "runs/service"))
 RETRIES = dg.RetryPolicy(max_retries=2, delay=30, backoff=dg.Backoff.EXPONENTIAL)
-GATES = (
-    "rows",
-    "click_rate",
-    "new_ids",
-    "psi",
-    "champion_ne",
-    "calibration",
-    "gap_recovered",
-    "compression",
-    "auc",
-    "ne",
-)
+GATES = {
+    "rows": "the day has about as many rows as usual",
+    "click_rate": "the day's click rate is about the usual one",
+    "new_ids": "no feature has many more ids than the day before that training never saw",
+    "psi": "no feature is distributed very differently from the training days",
+    "champion_ne": "the unchanged champion is not suddenly bad, which would speak against the day",
+    "calibration": "predictions are on average as high as clicks are frequent",
+    "gap_recovered": "enough of the NE gap is recovered, and the foundation is not worse than the student alone",
+    "compression": "the student is as small as the job asks",
+    "auc": "the AUC is not below the champion's on the same rows by more than the bound",
+    "ne": "the NE is not above the champion's on the same rows by more than the bound",
+}
+LABELS = {
+    "auc": "AUC",
+    "ne": "NE",
+    "gap_ne": "NE gap",
+    "gap_recovered_ne": "NE gap recovered (share)",
+    "passes_saved": "passes saved (share)",
+    "click_rate": "click rate",
+    "full": "passes: all",
+    "computed": "passes: computed",
+    "reused": "passes: reused",
+    "saved": "passes: left out by the router",
+    "held_out": "passes: on held-out rows",
+}
+"""What the page calls a night's numbers; it sorts its plots by these names, capitals first."""
 
 
-def partitions() -> dg.DailyPartitionsDefinition:
-    """The days that can have a night: all but the log's first two; a generated log ends, another one does not."""
+def partitions() -> dg.PartitionsDefinition:
+    """The days that can have a night: all but the log's first two. A generated log ends, another one does not.
+
+    The page plots the newest days; of days with an end, it takes those up to yesterday all the same, and shows nothing
+    when the end is long past. So a generated log's days are a list.
+    """
     simulated = JOB.dataset.simulate
     if simulated is None:
         return dg.DailyPartitionsDefinition(start_date=list(by_day(JOB))[2])
     first = date.fromisoformat(simulated.first_day)
-    start, end = first + timedelta(days=2), first + timedelta(days=simulated.days)
-    return dg.DailyPartitionsDefinition(start_date=start.isoformat(), end_date=end.isoformat())
+    days = (first + timedelta(days=number) for number in range(2, simulated.days))
+    return dg.StaticPartitionsDefinition([day.isoformat() for day in days])
 
 
 DAYS = partitions()
@@ -101,8 +119,22 @@ def student(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     return through(context, "distill")
 
 
+def shown(record: dict[str, Any]) -> dict[str, int | float]:
+    """A night's numbers as the page shows and plots them; one that the night does not have is left out."""
+    every = {**record["numbers"], **record["teacher_forwards"]}
+    return {LABELS.get(name, name): rounded(value) for name, value in every.items() if value is not None}
+
+
+def rounded(value: int | float) -> int | float:
+    return round(value, 4) if isinstance(value, float) else value
+
+
 @dg.asset(
-    deps=[student], check_specs=[dg.AssetCheckSpec(name, asset="report", blocking=True) for name in GATES], **stage
+    deps=[student],
+    check_specs=[
+        dg.AssetCheckSpec(name, asset="report", blocking=True, description=words) for name, words in GATES.items()
+    ],
+    **stage,
 )
 def report(context: dg.AssetExecutionContext) -> Iterator[Any]:
     """How good tonight's student is, alone and beside the champion; every gate is a check."""
@@ -112,16 +144,15 @@ def report(context: dg.AssetExecutionContext) -> Iterator[Any]:
         record, verdicts = assess(SERVICE, day)
         if blocked(verdicts):
             promote(SERVICE, day)  # refuses, writes down why, and alerts
-    numbers = {name: value for name, value in record["numbers"].items() if value is not None}
     html = dg.MetadataValue.path(str(SERVICE / "nights" / day / "report.html"))
-    yield dg.MaterializeResult(metadata={**numbers, **record["teacher_forwards"], "report": html})
+    yield dg.MaterializeResult(metadata={**shown(record), "report": html})
     judged = {gate.name: gate for gate in verdicts}
     for name in GATES:
         gate = judged.get(name)
         if gate is None:
             yield dg.AssetCheckResult(check_name=name, passed=True, metadata={"why": "there is no champion yet"})
             continue
-        seen = {} if gate.value is None else {"value": gate.value}
+        seen = {} if gate.value is None else {"value": rounded(gate.value)}
         yield dg.AssetCheckResult(
             check_name=name, passed=gate.passed, metadata={"why": gate.why, "bound": gate.bound, **seen}
         )
@@ -150,9 +181,16 @@ def late_or_changed_days(context: dg.SensorEvaluationContext) -> Iterator[dg.Run
         yield dg.RunRequest(run_key=f"{day}-{mark}", partition_key=day)
 
 
-nightly = dg.build_schedule_from_partitioned_job(
-    one_night, hour_of_day=3, minute_of_hour=30, default_status=dg.DefaultScheduleStatus.RUNNING
+@dg.schedule(
+    name="night_schedule", job=one_night, cron_schedule="30 3 * * *", default_status=dg.DefaultScheduleStatus.RUNNING
 )
+def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Runs the night of yesterday, at 03:30 UTC; a generated log has no yesterday once it has ended."""
+    yesterday = (context.scheduled_execution_time.date() - timedelta(days=1)).isoformat()
+    if yesterday not in DAYS.get_partition_keys():
+        return dg.SkipReason(f"the log has no day {yesterday}")
+    return dg.RunRequest(run_key=yesterday, partition_key=yesterday)
+
 
 defs = dg.Definitions(
     assets=[dataset, teachers, cache, student, report, champion],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from recdistill.files import read_json
 from recdistill.nightly.gates import Gate
 from recdistill.nightly.plan import settled
 from recdistill.nightly.registry import registry
@@ -62,10 +64,23 @@ def test_the_definitions_fit_together(tmp_path: Path, monkeypatch: pytest.Monkey
     assert service.defs.resolve_schedule_def(service.nightly.name).cron_schedule == "30 3 * * *"
 
 
+def test_the_schedule_asks_for_yesterday(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = load(tmp_path, monkeypatch)
+
+    def asked(now: datetime) -> str | None:
+        with dg.build_schedule_context(scheduled_execution_time=now) as context:
+            return getattr(service.nightly(context), "partition_key", None)
+
+    assert asked(datetime(2026, 1, 6, 3, 30, tzinfo=UTC)) == SECOND
+    assert asked(datetime(2026, 3, 1, 3, 30, tzinfo=UTC)) is None
+
+
 def test_a_night_is_a_row_of_assets_with_its_gates_as_checks(first_night: tuple[Path, dict[str, Any], int]) -> None:
     folder, numbers, passed = first_night
     assert registry(folder)["champion"]["day"] == DAY
-    assert {"ne", "auc", "passes_saved", "gap_ne", "computed", "reused"} <= numbers.keys()
+    names = {"NE", "AUC", "NE gap", "passes saved (share)", "passes: computed", "passes: reused"}
+    assert names <= numbers.keys()
+    assert numbers["AUC"] == round(read_json(folder / "nights" / DAY / "night.json")["numbers"]["auc"], 4)
     assert passed == 10
 
 
