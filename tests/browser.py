@@ -67,7 +67,7 @@ def end(process: subprocess.Popen, grace: float = 0.0) -> None:
     """Ends every process of a session, given its leader; where there is a `grace`, in seconds, asks first."""
     if grace:
         with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-            os.killpg(process.pid, signal.SIGTERM)
+            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
             process.wait(grace)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

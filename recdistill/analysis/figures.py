@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -15,8 +16,8 @@ from recdistill.analysis.view import METRICS, RunView
 from recdistill.evaluate import plots, run_plots
 from recdistill.evaluate.lineup import ALONE
 
-WIDTH = 9.0
-"""Inches."""
+WIDTH, SAID = 9.0, 0.7
+"""Inches: how wide a picture is, and how high one of sentences."""
 
 
 class Picture(Figure):
@@ -145,13 +146,15 @@ def trade_off(run: RunView) -> Picture:
 
 
 def _per_metric(draw: Callable[[Axes, str], None], height: float, title: str = "") -> Picture:
-    """Axes side by side, one a metric."""
+    """Axes side by side, one a metric; no higher than a sentence where there is nothing else to show."""
     with plots.styled():
         figure = Picture(figsize=(WIDTH, height), layout="constrained")
         for axes, metric in zip(figure.subplots(1, len(METRICS)), METRICS, strict=True):
             if title:
                 axes.set_xlabel(title.format(metric.upper()))
             draw(axes, metric)
+        if not any(axes.axison for axes in figure.axes):
+            figure.set_figheight(SAID)
     return figure
 
 
@@ -162,4 +165,5 @@ def _looks() -> Iterator[tuple[str, str]]:
 def _say(axes: Axes, text: str) -> None:
     """A sentence in place of a figure."""
     axes.axis("off")
-    axes.text(0.5, 0.5, text, ha="center", va="center", wrap=True, transform=axes.transAxes, color=plots.MUTED)
+    lines = textwrap.fill(text, 48)  # not to run into the sentence beside it
+    axes.text(0.5, 0.5, lines, ha="center", va="center", transform=axes.transAxes, color=plots.MUTED)

@@ -29,15 +29,16 @@ def recovered_by_run(records: list[Record], metric: str) -> str:
 def draw_recovered_by_run(axes: Axes, records: list[Record], metric: str) -> None:
     """A point per method and run: the share of that run's gap that it recovers, with its interval."""
     methods = with_a_gap(records, metric)
-    spread = np.linspace(-0.3, 0.3, len(records)) if len(records) > 1 else [0.0]
+    drawn = [at for at, record in enumerate(records) if any(_share(record, name, metric) for name in methods)]
+    offsets = dict(zip(drawn, _spread(len(drawn), 0.3), strict=True))
     shown = []
-    for record, offset, (colour, marker) in zip(records, spread, itertools.cycle(LOOKS), strict=False):
-        found = {name: _share(record, name, metric) for name in methods}
+    for at, (record, (colour, marker)) in enumerate(zip(records, itertools.cycle(LOOKS), strict=False)):
+        found, offset = {name: _share(record, name, metric) for name in methods}, offsets.get(at, 0.0)
         for position, share in enumerate(found.values()):
             if share:
                 shown.append(share)
                 whisker(axes, position + offset, share, colour, 0.0)
-        points = [(share["mean"], at + offset) for at, share in enumerate(found.values()) if share]
+        points = [(share["mean"], row + offset) for row, share in enumerate(found.values()) if share]
         if points:
             across, down = zip(*points, strict=True)
             axes.plot(across, down, linestyle="", marker=marker, color=colour, markersize=5, label=record["label"])
@@ -54,7 +55,10 @@ def course(records: list[Record], metric: str) -> str:
 
 
 def draw_course(axes: Axes, records: list[Record], metric: str) -> None:
-    """A metric from run to run: the foundation, the student alone, and the method that the runs are about."""
+    """A metric from run to run: the foundation, the student alone, and the method that the runs are about.
+
+    Intervals stand side by side, to be told apart; a line breaks off where a run has no such model.
+    """
     lines = {
         "foundation": [record["models"][record["foundation"]][metric] for record in records],
         ALONE: [record["models"][ALONE][metric] for record in records],
@@ -62,17 +66,25 @@ def draw_course(axes: Axes, records: list[Record], metric: str) -> None:
     hero = hero_of(name for name, model in records[-1]["models"].items() if model["gap_recovered"])
     if hero is not None:
         lines[hero] = [record["models"].get(hero, {}).get(metric) for record in records]
-    for (name, stats), (colour, marker) in zip(lines.items(), [(INK, "s"), (WARM, "^"), (STRONG, "o")], strict=False):
-        known = [(at, stat) for at, stat in enumerate(stats) if stat and stat["mean"] is not None]
-        places = [at for at, _ in known]
-        axes.plot(places, [stat["mean"] for _, stat in known], color=colour, marker=marker, markersize=4.5, label=name)
-        low, high = ([stat[end] if stat[end] is not None else np.nan for _, stat in known] for end in ("low", "high"))
+    looks = [(INK, "s"), (WARM, "^"), (STRONG, "o")]
+    for (name, stats), (colour, marker), aside in zip(lines.items(), looks, _spread(len(lines), 0.07), strict=False):
+        places = np.arange(len(records)) + aside
+        mean, low, high = (
+            [np.nan if not stat or stat[end] is None else stat[end] for stat in stats]
+            for end in ("mean", "low", "high")
+        )
+        axes.plot(places, mean, color=colour, marker=marker, markersize=4.5, label=name)
         axes.vlines(places, low, high, color=colour, linewidth=1, alpha=0.6)
     axes.set_xticks(range(len(records)), [_short(record["label"]) for record in records])
     axes.tick_params(axis="x", labelrotation=45 if len(records) > 4 else 0, colors=MUTED)
     axes.set(ylabel=f"{metric.upper()} ({'higher' if metric == 'auc' else 'lower'} is better)")
     axes.margins(x=0.05)
     axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+
+
+def _spread(many: int, reach: float) -> list[float]:
+    """So many places around 0."""
+    return np.linspace(-reach, reach, many).tolist() if many > 1 else [0.0] * many
 
 
 def with_a_gap(records: list[Record], metric: str) -> list[str]:

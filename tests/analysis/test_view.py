@@ -168,5 +168,29 @@ def test_figures_say_what_is_not_there(tmp_path: Path) -> None:
     assert "this run folder keeps no training.json" in texts(analysis.training_curves(run))
 
 
+def test_a_line_breaks_off_where_a_run_has_no_such_model_and_intervals_stand_side_by_side(
+    run: analysis.RunView, tmp_path: Path
+) -> None:
+    others = [analysis.open_run(write_run(tmp_path / name)) for name in ("without", "last")]
+    del others[0].report["models"]["diverse"], others[0].report["gap_recovered"]["diverse"]
+    lines = {line.get_label(): line for line in analysis.nights([run, *others]).axes[0].lines}
+    assert np.isnan(lines["diverse"].get_ydata()).tolist() == [False, True, False]
+    assert len({line.get_xdata()[0] for line in lines.values()}) == 3
+
+
+def test_sentences_take_no_more_room_than_they_need(run: analysis.RunView) -> None:
+    high = analysis.trade_off(run).get_figheight()
+    run.report["curve"] = []
+    assert analysis.trade_off(run).get_figheight() < high / 3
+
+
+def test_runs_without_a_gap_take_no_room_beside_those_with_one(run: analysis.RunView, tmp_path: Path) -> None:
+    other = analysis.open_run(write_run(tmp_path / "no-gap"))
+    for found in other.report["gap_recovered"].values():
+        found["auc"] = None
+    (points,) = [line for line in analysis.recovered_by_run([other, run]).axes[0].lines if line.get_label() == "night"]
+    assert points.get_ydata().tolist() == [0.0, 1.0]
+
+
 def test_a_figure_shows_itself_in_a_notebook(run: analysis.RunView) -> None:
     assert analysis.gap_bars(run)._repr_png_().startswith(b"\x89PNG")
