@@ -38,8 +38,8 @@ GATES = {
     "calibration": "predictions are on average as high as clicks are frequent",
     "gap_recovered": "enough of the NE gap is recovered, and the foundation is not worse than the student alone",
     "compression": "the student is as small as the job asks",
-    "auc": "the AUC is not below the champion's on the same rows by more than the bound",
-    "ne": "the NE is not above the champion's on the same rows by more than the bound",
+    "auc": "on the same rows, the AUC is not worse than the champion's by more: its loss at worst, below 0 a gain",
+    "ne": "on the same rows, the NE is not worse than the champion's by more: its loss at worst, below 0 a gain",
 }
 LABELS = {
     "auc": "AUC",
