@@ -70,15 +70,15 @@ def hero_of(methods: Iterable[str]) -> str | None:
     return DIVERSE if DIVERSE in found else found[-1] if found else None
 
 
-def rivals(report: dict[str, Any], hero: str | None) -> list[tuple[str, float]]:
-    """Beside the hero, the best baseline of each metric that has a gap, and the share that it recovers."""
+def rivals(report: dict[str, Any], hero: str | None) -> list[tuple[str, str, float]]:
+    """Beside the hero, for each metric that has a gap: its best baseline, and the share that this one recovers."""
     out = []
     for metric in report["gap"]:
         shares = {name: found[metric] for name, found in report["gap_recovered"].items() if name != hero}
         known = {name: share["mean"] for name, share in shares.items() if share}
         if known:
             best = max(known, key=lambda name: known[name])
-            out.append((best, known[best]))
+            out.append((metric, best, known[best]))
     return out
 
 

@@ -24,7 +24,7 @@ def test_answers_how_much_at_what_cost_and_whether_to_trust_it(page, report):
         assert f"{found['mean']:.0%} of the {metric.upper()} gap" in top
         assert f"{found['low']:.0%} to {found['high']:.0%}" in top
         best = max(shares.keys() - {"diverse"}, key=lambda name: shares[name][metric]["mean"])
-        assert f"{best}&nbsp;{shares[best][metric]['mean']:.0%}" in top
+        assert f"{metric.upper()}:&nbsp;{best}&nbsp;{shares[best][metric]['mean']:.0%}" in top
     for words in (
         "40\u00d7",
         "10\u202f000 of&nbsp;",
