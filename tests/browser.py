@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-PATIENCE = 20.0
+PATIENCE = 30.0
 """Seconds that the browser has for any one answer."""
 _FLAGS = [
     "--headless",

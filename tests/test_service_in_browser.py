@@ -26,7 +26,7 @@ pytest.importorskip("dagster_webserver", reason="Dagster's page is not installed
 
 ROOT = Path(__file__).parents[1]
 DAYS = ("2026-01-03", "2026-01-04")
-PATIENCE = 40.0
+PATIENCE = 90.0
 """Seconds until the page must answer."""
 TITLES = (
     "[...document.querySelectorAll('canvas')].map(c => c.parentElement.parentElement.parentElement.innerText.trim())"
