@@ -198,7 +198,7 @@ def test_a_changed_teacher_is_the_only_one_taught_again(copy: Path, go: Go, chan
     go(copy, change, upto="cache")
     after = times(copy / "stages")
     changed = {tuple(path.split("/")[:2]) for path in after if after[path] != before.get(path)}
-    assert changed == {("teach", name), ("cache", name)}
+    assert changed == {("teach", name), ("route", "routes"), ("cache", name)}
 
 
 def test_another_regime_teaches_again(copy: Path, go: Go) -> None:

@@ -118,10 +118,15 @@ class Routes:
 
 @dataclass(frozen=True)
 class Routed:
-    """How important teachers are, by split, and the share of pairs that is kept."""
+    """How important teachers are, by split, and the share of pairs that is kept.
+
+    `sparse` says that caches hold no more than that of rows to learn from: all that is there is heard then, for it may
+    be there because an earlier night's router asked for it.
+    """
 
     splits: dict[str, Path]
     keep: float
+    sparse: bool = False
 
     @cached_property
     def _routes(self) -> dict[str, Routes]:
@@ -147,7 +152,7 @@ class Routed:
     def _weigh(self, part: Part, table: pa.Table) -> pa.Table:
         routes = self._routes[part.split]
         importance = routes.importance(part, table["example_id"].to_numpy())
-        if self.keep < 1:
+        if self.keep < 1 and (part.split in HELD_OUT or not self.sparse):
             for name, mask in zip(routes.teachers, routes.kept(importance, self.keep).T, strict=True):
                 table = _only(table, f"logit.{name}", mask)
         return _with_importance(table, routes, importance)

@@ -98,6 +98,22 @@ def test_answers_are_taken_back_and_what_was_absent_stays_absent(tmp_path: Path)
     assert everything["logit.ids"].to_pylist() == [1.0, None, 3.0] and "importance.ids" in everything.column_names
 
 
+def test_of_a_sparse_cache_all_is_heard_but_of_held_out_rows_what_would_have_been_asked(tmp_path: Path) -> None:
+    roots = {split: tmp_path / split for split in ("train", "validation")}
+    join, routed = lambda _, table: table, Routed(roots, 0.4, sparse=True)
+    logit = pa.array([1.0, 2.0, 3.0], pa.float32())
+    table = pa.table({"example_id": pa.array([0, 1, 2]), **{f"logit.{name}": logit for name in NAMES}})
+    for split, root in roots.items():
+        of = Part(Path("nowhere"), "2026-01-01", split, 0, 3)
+        path = route_path(root, of.key)
+        write_route(path, np.arange(3), NAMES, np.array([[0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]))
+        finish_routes(root, NAMES, NAMES, count_route(path, NAMES))
+    for split in roots:
+        of = Part(Path("nowhere"), "2026-01-01", split, 0, 3)
+        heard = routed.weigh(join)(of, table)["logit.ids"].to_pylist()
+        assert heard == ([1.0, 2.0, 3.0] if split == "train" else [None, 2.0, None])
+
+
 def test_everyone_is_asked_about_rows_that_are_held_out(tmp_path: Path) -> None:
     held_out = Part(Path("nowhere"), "2026-01-01", "test", 0, 3)
     assert Routed({}, 0.1).asked("ids", held_out, np.arange(3)).tolist() == [True] * 3

@@ -1,0 +1,187 @@
+"""The students' stages: their size, whom they should listen to, their settings, and every student by every method.
+
+size -> route -> (cache, in `teaching`) -> tune -> distill -> curve
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from recdistill.clicklog.schema import SPLITS
+from recdistill.config.job import Distill, Method
+from recdistill.distill.router import Askable, Committee, route
+from recdistill.distill.train import Materials
+from recdistill.distill.warm import Start
+from recdistill.distill.work import best_of, candidates, distill_unit
+from recdistill.files import read_json
+from recdistill.judged import account
+from recdistill.models.shape import Shape
+from recdistill.models.size import solve
+from recdistill.runs import Unit
+from recdistill.teachers.routes import Routed
+from recdistill.teachers.shards import TeacherCache
+from recdistill.teachers.versions import FINAL
+from recdistill.teaching import Teaching
+
+
+class Learning(Teaching):
+    """The students of one job, beside their committee."""
+
+    curve: dict[float, list[Path]]
+    """Students from more and fewer answers, by the share of pairs saved."""
+
+    def fitting(self) -> list[Shape]:
+        """The shapes that the student may have."""
+        return solve(self.job.student, self.dataset.schema, self._foundation_size["total"])
+
+    @property
+    def _foundation_size(self) -> dict[str, Any]:
+        name = self.job.teachers.foundation
+        return account(name, self.foundation, self.job.teachers.members[name])
+
+    @cached_property
+    def student(self) -> Shape:
+        """The student's shape: of those that fit, the one that does best on validation rows when trained alone."""
+        shapes = self.fitting()
+        for shape in (*([self.foundation] if self.foundation else []), *shapes):
+            self.progress.stage(f"  {shape.told()}")
+        if len(shapes) == 1:
+            return shapes[0]
+        seed, settings = self.job.distill.tune.seed, candidates("alone", self.job.distill)[0]
+        units = [self._unit(f"dim-{s.dim}", "alone", seed, settings, s, "size") for s in shapes]
+        folder = self.run.units("size", distill_unit, units)
+        return shapes[best_of([folder / unit.name for unit in units])]
+
+    def route(self) -> dict[str, Path] | None:
+        """How important each teacher is on each row: a folder for each split, where a method weighs teachers."""
+        if "diverse" not in self.job.distill.methods:
+            return None
+        teachers, settings = self.run.stage_folder("teach"), candidates("diverse", self.job.distill)[0]
+        outside = [TeacherCache(path, self.dataset) for path in self._outside()]
+        asked = [Askable(name, self.versions(name)[-1]) for name in self._askable]
+        start = self._start("routes", "route")
+        inputs = {
+            "dataset": self.dataset.fingerprint,
+            "recombined": self.unlabelled.fingerprint if self.unlabelled else None,
+            "teachers": [
+                [one.name, repr(one.final), read_json(teachers / one.name / FINAL / "teacher.json")["fingerprint"]]
+                for one in asked
+            ],
+            "answered": [[cache.name, cache.fingerprint] for cache in outside],
+            "shape": self.student.model_dump(),
+            "train": settings.train.model_dump(mode="json"),
+            "seed": settings.tune.seed,
+            "start": start.fingerprint() if start else None,
+        }
+        more = self.unlabelled.root if self.unlabelled else None
+        whom = Committee(self.dataset.root, teachers, asked, [cache.root for cache in outside])
+        args = (whom, more, self.shelf, self.student, settings.train, settings.tune.seed, start)
+        folder = self.run.units("route", route, [Unit("routes", inputs, args)]) / "routes"
+        return {split: folder / split for split in (*SPLITS, *(["unlabelled"] if more else []))}
+
+    def _unit(
+        self,
+        name: str,
+        method: Method,
+        seed: int,
+        settings: Distill,
+        shape: Shape,
+        stage: str,
+        keep: float | None = None,
+    ) -> Unit:
+        """One student: of a shape, by a method, with a seed; one that weighs teachers hears a share `keep` of them."""
+        inputs = {
+            "dataset": self.dataset.fingerprint,
+            "shape": shape.model_dump(),
+            "method": method,
+            "seed": seed,
+            "settings": _relevant(method, settings),
+        }
+        if method != "alone":
+            # In order: the first is the foundation, and the others' order decides what is drawn for them.
+            inputs["caches"] = [[cache.name, cache.fingerprint] for cache in self._all_caches]
+        teach, cache, label = (self.run.stage_folder(name) for name in ("teach", "cache", "label"))
+        names = () if method == "alone" else tuple(self.members)
+        routed = None
+        if method == "diverse" and self.routes:
+            routed = Routed(self.routes, keep or self.job.teachers.route.keep, sparse=self._routed is not None)
+        inputs |= self._routed_by(routed)
+        if start := self._start(name, "distill") if stage == "distill" else None:
+            inputs["start"] = start.fingerprint()
+        more = (self.unlabelled.root, label) if self.unlabelled and names else None
+        materials = Materials(self.dataset.root, teach, cache, names, shape, more, start, routed)
+        return Unit(name, inputs, (materials, method, seed, settings, f"{stage} {name}"))
+
+    def _start(self, name: str, stage: str) -> Start | None:
+        """The earlier student, or router, at which this one of the stage begins, if any."""
+        return None
+
+    @property
+    def _all_caches(self) -> list[TeacherCache]:
+        return [*self.caches, *self.labels]
+
+    def tune(self) -> dict[Method, Distill]:
+        """Each method's settings: those of the trial with the best validation NE."""
+        job = self.job.distill
+        trials = {method: candidates(method, job) for method in job.methods}
+        if job.tune.trials == 1:
+            return {method: tried[0] for method, tried in trials.items()}
+        units = [
+            self._unit(f"{method}/trial-{number}", method, job.tune.seed, settings, self.student, "tune")
+            for method, tried in trials.items()
+            for number, settings in enumerate(tried)
+        ]
+        folder = self.run.units("tune", distill_unit, units)
+        return {
+            method: tried[best_of([folder / method / f"trial-{number}" for number in range(len(tried))])]
+            for method, tried in trials.items()
+        }
+
+    def distill(self) -> dict[Method, list[Path]]:
+        """Every method's students, one folder a seed."""
+        job, shape = self.job.distill, self.student
+        for cache in self._all_caches:
+            cache.verify()
+        settings = self.tune()
+        units = [
+            self._unit(f"{method}/seed-{seed}", method, seed, settings[method], shape, "distill")
+            for method in job.methods
+            for seed in job.seeds
+        ]
+        folder = self.run.units("distill", distill_unit, units)
+        self.curve = self._curve(settings["diverse"]) if "diverse" in job.methods else {}
+        return {method: [folder / method / f"seed-{seed}" for seed in job.seeds] for method in job.methods}
+
+    def _curve(self, settings: Distill) -> dict[float, list[Path]]:
+        """Students of `diverse` from more and fewer answers: by the share of pairs saved, one folder a seed.
+
+        With all of them first, which is what the others are compared with.
+        """
+        route, seeds = self.job.teachers.route, self.job.distill.seeds
+        if not route.curve or not self._askable:
+            return {}
+        saved = [share for share in sorted({0.0, *route.curve}) if share != self._saved]
+        units = [
+            self._unit(f"saved-{share:g}/seed-{seed}", "diverse", seed, settings, self.student, "curve", 1 - share)
+            for share in saved
+            for seed in seeds
+        ]
+        folder = self.run.units("curve", distill_unit, units)
+        return {share: [folder / f"saved-{share:g}" / f"seed-{seed}" for seed in seeds] for share in saved}
+
+    @property
+    def _saved(self) -> float:
+        """The share of pairs that `diverse` does without."""
+        return round(1 - self.job.teachers.route.keep, 6) if self._askable else 0.0
+
+
+def _relevant(method: Method, settings: Distill) -> dict[str, Any]:
+    """What of the settings a method's result depends on."""
+    out: dict[str, Any] = {"train": settings.train.model_dump(mode="json")}
+    if method != "alone":
+        out["soft_weight"] = settings.soft_weight
+    if method == "diverse":
+        out["diverse"] = settings.diverse.model_dump(mode="json")
+    return out
