@@ -19,6 +19,7 @@ from recdistill.init.roles import Roles, assign
 from recdistill.init.sample import Sample, take
 from recdistill.init.sizes import choose_student, choose_teacher
 from recdistill.init.splits import choose_split
+from recdistill.init.subjects import comes_again, goes_with
 
 LEAST_ROWS = 100
 
@@ -60,6 +61,20 @@ class Draft:
             return None
         name = "clicked" if self.roles.label.at_least is None else "liked"
         return name if name not in self.columns else f"{name}_before"
+
+    @property
+    def of_the_item(self) -> list[str]:
+        """The item's feature and those that go with it, where user and item are known and the log shows items again."""
+        if len(self.roles.subjects) < 2:
+            return []
+        user, item = (self.columns[self.roles.subjects[role]] for role in ("user", "item"))
+        if not comes_again(item):
+            return []
+        return [
+            name
+            for name, column in ((name, self.columns[choice.column]) for name, choice in self.features.items())
+            if column is item or (column is not user and goes_with(column, item, user))
+        ]
 
     def named(self, column: str) -> str:
         """The feature that reads a column."""

@@ -16,7 +16,7 @@ from recdistill.config.yaml12 import parse
 from recdistill.init.draft import Draft
 from recdistill.init.features import Choice, Kind
 
-LINES = 60
+LINES = 62
 _WIDTH, _WIDEST = 112, 1000
 """Characters of a line; a YAML key may have 1,024."""
 _FEATURE_LINES = 16
@@ -210,11 +210,21 @@ def _models(draft: Draft) -> list[str]:
     lines += [
         "    trees: {kind: sklearn}",
         f"student: {{compression: {student.compression:g}, top: {student.top}{interaction}}}",
-        f"distill: {{train: {{batch_size: {train.batch_size}, epochs: {2 * train.epochs}}}}}",
+        "distill:",
+        *_recombine(draft),
+        f"  train: {{batch_size: {train.batch_size}, epochs: {2 * train.epochs}}}",
     ]
     slices = [name for name, choice in draft.features.items() if isinstance(choice.kind, Single)]
     small = [name for name in slices if 2 <= draft.distinct(name) <= 20][:2]
     return [*lines, f"evaluate: {{slices: [{', '.join(small)}]}}   # reported apart"] if small else lines
+
+
+def _recombine(draft: Draft) -> list[str]:
+    names = draft.of_the_item
+    if not names:
+        return []
+    groups = f"[[{', '.join(_ranges(names))}]]"
+    return [f"  recombine: {{rows: 1.0, groups: {groups}}}   # students also hear what teachers think of other items"]
 
 
 def _text(value: str) -> str:

@@ -1,0 +1,44 @@
+"""Which features are an item's own: they go with it when a row is recombined (`distill.recombine`)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recdistill.evaluate.metrics import Array
+from recdistill.init.profile import Profile
+
+LEAST_ROWS = 2.0
+"""Rows an item, on average: with fewer, everything seems to follow from it."""
+FOLLOWS, EXPLAINED = 1.02, 0.5
+"""A column follows from an item where it has no more values than so many an item; a number that changes, such as a
+counter, is the item's where the item explains so much of its variance, and more than the user does."""
+
+
+def comes_again(item: Profile) -> bool:
+    """Whether items have rows enough to tell what is theirs."""
+    return len(item.codes) >= LEAST_ROWS * item.distinct
+
+
+def goes_with(column: Profile, item: Profile, user: Profile) -> bool:
+    """Whether a column tells of the item and not of the user or the moment."""
+    pairs = len(np.unique(item.codes.astype(np.int64) << 32 | column.codes.astype(np.int64) & 0xFFFFFFFF))
+    if pairs <= FOLLOWS * item.distinct:
+        return column.distinct > 1
+    if column.numbers is None:
+        return False
+    of_item, of_user = (_explained(column.numbers, subject.codes) for subject in (item, user))
+    return of_item > max(EXPLAINED, of_user)
+
+
+def _explained(numbers: Array, codes: Array) -> float:
+    """The share of the variance of numbers [rows] that lies between groups [rows], less what chance explains."""
+    there = ~np.isnan(numbers) & (codes >= 0)
+    value, group = numbers[there], codes[there]
+    total = value.var() if len(value) else 0.0
+    if not total:
+        return 0.0
+    count = np.bincount(group)
+    mean = np.bincount(group, value)[count > 0] / count[count > 0]
+    raw = float((count[count > 0] * (mean - value.mean()) ** 2).sum() / (total * len(value)))
+    chance = (len(mean) - 1) / (len(value) - 1)
+    return (raw - chance) / (1 - chance) if chance < 1 else 0.0

@@ -1,0 +1,46 @@
+"""What goes with an item, and so what a recombined row takes from another one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from recdistill.init.draft import Draft
+from recdistill.init.jobfile import render
+
+from .conftest import columns
+
+Look = Callable[..., Draft]
+rng = np.random.default_rng(5)
+ITEM, USER, ROWS = columns()["item_id"], columns()["user_id"], len(columns()["item_id"])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "goes"),
+    [
+        ("brand", np.array([f"b{i % 7}" for i in ITEM]), True),
+        ("item_views", np.exp(ITEM % 9 + rng.normal(0, 0.2, ROWS)), True),  # a counter: it changes, and is the item's
+        ("user_views", np.exp(USER % 9 + rng.normal(0, 0.2, ROWS)), False),
+        ("hour_group", rng.choice(["day", "night"], ROWS), False),
+        ("temperature", rng.normal(20, 5, ROWS), False),
+    ],
+)
+def test_what_follows_from_an_item_goes_with_it(look: Look, name: str, values: np.ndarray, goes: bool) -> None:
+    assert look(**{name: values}).of_the_item == ["item_id", *([name] if goes else [])]
+
+
+def test_the_job_recombines_items_and_what_is_theirs(look: Look, tmp_path) -> None:
+    text = render(look(brand=np.array([f"b{i % 7}" for i in ITEM])), ["log.csv"], tmp_path / "job.yaml")
+    assert "  recombine: {rows: 1.0, groups: [[item_id, brand]]}" in text
+
+
+def test_items_that_hardly_come_again_tell_nothing(look: Look, tmp_path) -> None:
+    found = look(item_id=np.arange(ROWS) // 1.5)
+    assert not found.of_the_item
+    assert "recombine" not in render(found, ["log.csv"], tmp_path / "job.yaml")
+
+
+def test_without_a_user_nothing_is_recombined(look: Look) -> None:
+    assert not look(drop=("user_id",)).of_the_item
