@@ -20,18 +20,11 @@ from recdistill.config.load import load_job
 from recdistill.errors import UserError
 from recdistill.files import read_json
 from tests.cpus import NO_GPU
+from tests.jobs import over_simulated
 
-JOB = """\
-name: small
-dataset:
-  simulate: {rows: 6000, days: 5, users: 60, items: 40, domains: 2}
-  example_id: example_id
-  time: {column: time, unit: ms}
-  split: {by: days, validation: 1, test: 1}
-  features:
-    domain, hour, user, item: {kind: single}
-    tags: {kind: bag}
-    price: {kind: dense, transform: log}
+JOB = (
+    over_simulated("small", "rows: 6000, days: 5, users: 60, items: 40, domains: 2")
+    + """\
 teachers:
   regime: prequential
   members:
@@ -47,6 +40,7 @@ evaluate: {resamples: 100}
 launch: {row_wise: [item]}
 workers: 1
 """
+)
 DIE = """
 import os, signal, sys
 def watch(event, args):

@@ -18,20 +18,12 @@ from recdistill.clicklog.schema import Dataset
 from recdistill.export import score
 from recdistill.files import finish, made_from, read_json, write_json
 from recdistill.stages import STAGES
+from tests.jobs import over_simulated
 
-JOB = """\
-name: small
-dataset:
-  simulate: {rows: 6000, days: 5, users: 60, items: 40, domains: 2, negative_keep_rate: 0.5}
-  example_id: example_id
-  time: {column: time, unit: ms}
-  true_probability: true_probability
-  split: {by: days, validation: 1, test: 1}
-  features:
-    domain, hour, user, item: {kind: single}
-    tags: {kind: bag}
-    price: {kind: dense, transform: log}
-    clicked: {kind: history, user: user, of: item, last: 5}
+LOG = "rows: 6000, days: 5, users: 60, items: 40, domains: 2, negative_keep_rate: 0.5"
+JOB = (
+    over_simulated("small", LOG, true_probability="true_probability")
+    + """\
 teachers:
   regime: prequential
   members:
@@ -50,6 +42,7 @@ distill:
 evaluate: {resamples: 100, slices: [domain]}
 workers: 1
 """
+)
 
 
 Go = Callable[..., list[str]]

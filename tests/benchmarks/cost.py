@@ -21,6 +21,7 @@ from statistics import median
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from growth import JOB
 from timing import Result, options
 
 from recdistill.clicklog.schema import SPLITS, Dataset, DenseColumn, Schema, Sparse
@@ -34,28 +35,13 @@ from recdistill.teachers.codes import EXTRA
 STAGES = ("ingest", "teach", "cache", "distill")
 FLOAT, ID = 4, 8
 FACTORS = (1, 3, 10)
-JOB = """\
-name: cost
-dataset:
-  simulate: {{rows: {rows}, days: 10, users: 500, items: 300, domains: 4}}
-  example_id: example_id
-  time: {{column: time, unit: ms}}
-  split: {{by: days, validation: 1, test: 2}}
-  features:
-    domain, hour, user, age, country, device, item, category, brand: {{kind: single}}
-    tags, query: {{kind: bag}}
-    price, user_views, user_clicks, item_views, item_clicks: {{kind: dense, transform: log}}
-    clicked: {{kind: history, user: user, of: item, last: 10}}
-teachers:
-  regime: out_of_fold
-  folds: 2
-  members:
-    foundation: {{kind: dlrm, dim: 16, top: [128, 64], train: &train {{batch_size: 2048, epochs: 1}}}}
-    context: {{kind: dlrm, dim: 8, top: [64, 32], features: [hour, user, age, country, device], train: *train}}
-student: {{compression: 10, top: [16], dims: [8]}}
-distill: {{methods: [alone, diverse], seeds: [0], train: *train}}
-workers: 1
-"""
+CHANGES = (
+    "dataset.true_probability=null",
+    "teachers.members.foundation.top=[128,64]",
+    "teachers.members.context.top=[64,32]",
+    "student.dims=[8]",
+)
+"""What is otherwise than in the job of `growth.py`: larger models, and no column that `evaluate` alone reads."""
 
 
 def row_bytes(schema: Schema, bag: float) -> float:
@@ -150,7 +136,7 @@ def measure(rows: int, folder: Path) -> Run:
     """Runs the job on a log of so many rows."""
     folder.mkdir()
     (folder / "job.yaml").write_text(JOB.format(rows=rows))
-    job, found = load_job(folder / "job.yaml"), {}
+    job, found = load_job(folder / "job.yaml", CHANGES), {}
     with open_run(folder / "run", job) as run:
         run_job(job, run, "simulate", run.progress)
         for stage in STAGES:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from recdistill.files import read_json
+from tests.jobs import over_simulated
 
 STAGES = (
     "simulate",
@@ -23,18 +24,9 @@ STAGES = (
     "export",
 )
 """In the order in which this job's are done."""
-JOB = """\
-name: hurt
-dataset:
-  simulate: {rows: 2500, days: 5, users: 40, items: 30, domains: 2}
-  example_id: example_id
-  time: {column: time, unit: ms}
-  split: {by: days, validation: 1, test: 1}
-  features:
-    domain, hour, user, item: {kind: single}
-    tags: {kind: bag}
-    price: {kind: dense, transform: log}
-    clicked: {kind: history, user: user, of: item, last: 5}
+JOB = (
+    over_simulated("hurt", "rows: 2500, days: 5, users: 40, items: 30, domains: 2")
+    + """\
 teachers:
   regime: prequential
   route: {curve: [0.5]}
@@ -52,6 +44,7 @@ distill:
 evaluate: {resamples: 100, slices: [domain]}
 workers: 1
 """
+)
 RESULTS = (
     "ingest/**/*.parquet",
     "teach/**/*.safetensors",
