@@ -38,6 +38,7 @@ class Draft:
         teacher: the foundation.
         doubts: sentences.
         columns: profiles by column.
+        of_the_item: the item's feature and those that go with it, where rows can be recombined; else empty.
     """
 
     sample: Sample
@@ -49,6 +50,7 @@ class Draft:
     student: Student
     doubts: list[str]
     columns: dict[str, Profile]
+    of_the_item: list[str]
 
     def distinct(self, name: str) -> int:
         """How many values the sample has of a feature."""
@@ -61,20 +63,6 @@ class Draft:
             return None
         name = "clicked" if self.roles.label.at_least is None else "liked"
         return name if name not in self.columns else f"{name}_before"
-
-    @property
-    def of_the_item(self) -> list[str]:
-        """The item's feature and those that go with it, where user and item are known and the log shows items again."""
-        if len(self.roles.subjects) < 2:
-            return []
-        user, item = (self.columns[self.roles.subjects[role]] for role in ("user", "item"))
-        if not comes_again(item):
-            return []
-        return [
-            name
-            for name, column in ((name, self.columns[choice.column]) for name, choice in self.features.items())
-            if column is item or (column is not user and goes_with(column, item, user))
-        ]
 
     def named(self, column: str) -> str:
         """The feature that reads a column."""
@@ -111,7 +99,24 @@ def draft(paths: list[str], label: str | None = None) -> Draft:
     teacher = choose_teacher(rows)
     student, small = choose_student(features, columns, teacher)
     doubts = [*_about_columns(choices, True), *doubts, *found.doubts, *said, *small, *_about_columns(choices, False)]
-    return Draft(sample, found, choices, features, split, teacher, student, doubts, columns)
+    own = _of_the_item(features, columns, found.subjects, time)
+    return Draft(sample, found, choices, features, split, teacher, student, doubts, columns, own)
+
+
+def _of_the_item(
+    features: dict[str, Choice], columns: dict[str, Profile], subjects: dict[str, str], time: Array | None
+) -> list[str]:
+    """Empty unless user and item are known, and items are there for long enough."""
+    if len(subjects) < 2:
+        return []
+    user, item = (columns[subjects[role]] for role in ("user", "item"))
+    if not comes_again(item, time):
+        return []
+    return [
+        name
+        for name, column in ((name, columns[choice.column]) for name, choice in features.items())
+        if column is item or (column is not user and goes_with(column, item, user))
+    ]
 
 
 def _choices(columns: dict[str, Profile], found: Roles, time: Array | None, rows: int) -> list[Choice]:

@@ -9,14 +9,26 @@ from recdistill.init.profile import Profile
 
 LEAST_ROWS = 2.0
 """Rows an item, on average: with fewer, everything seems to follow from it."""
+BEFORE, KNOWN = 0.8, 0.8
+"""Of the last fifth of the rows, at least this share must be of items that the rows before have."""
 FOLLOWS, EXPLAINED = 1.02, 0.5
 """A column follows from an item where it has no more values than so many an item; a number that changes, such as a
 counter, is the item's where the item explains so much of its variance, and more than the user does."""
 
 
-def comes_again(item: Profile) -> bool:
-    """Whether items have rows enough to tell what is theirs."""
-    return len(item.codes) >= LEAST_ROWS * item.distinct
+def comes_again(item: Profile, time: Array | None) -> bool:
+    """Whether items have rows enough to tell what is theirs, and later rows (`time`, [rows]) are of items known before.
+
+    Of items that live for hours, such as news, teachers know too much on the days that they learned from: recombined
+    rows taught students worse there (Globo, tests/benchmarks/LEDGER.md).
+    """
+    if len(item.codes) < LEAST_ROWS * item.distinct:
+        return False
+    if time is None:
+        return True
+    order = np.argsort(time, kind="stable")
+    first, last = np.split(item.codes[order], [int(len(order) * BEFORE)])
+    return bool(np.isin(last, first).mean() > KNOWN)
 
 
 def goes_with(column: Profile, item: Profile, user: Profile) -> bool:

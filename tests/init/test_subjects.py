@@ -44,3 +44,9 @@ def test_items_that_hardly_come_again_tell_nothing(look: Look, tmp_path) -> None
 
 def test_without_a_user_nothing_is_recombined(look: Look) -> None:
     assert not look(drop=("user_id",)).of_the_item
+
+
+def test_news_is_not_recombined(look: Look) -> None:
+    days = 1_767_225_600 + np.arange(ROWS) * 864
+    assert look(timestamp=days).of_the_item
+    assert not look(timestamp=days, item_id=np.arange(ROWS) // 20).of_the_item
