@@ -20,7 +20,7 @@ def comes_again(item: Profile, time: Array | None) -> bool:
     """Whether items have rows enough to tell what is theirs, and later rows (`time`, [rows]) are of items known before.
 
     Of items that live for hours, such as news, teachers know too much on the days that they learned from: recombined
-    rows taught students worse there (Globo, tests/benchmarks/LEDGER.md).
+    rows brought nothing there (Globo, tests/benchmarks/LEDGER.md).
     """
     if len(item.codes) < LEAST_ROWS * item.distinct:
         return False

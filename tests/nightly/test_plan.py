@@ -149,7 +149,7 @@ def test_lineage_of_a_night(three_nights: tuple[Path, list], job: Job) -> None:
         "content",
     }
     assert found["days"]["train"] == ["2026-01-01", "2026-01-02", "2026-01-03"] and found["start"] == "2026-01-04"
-    assert found["method"] == "mean" and len(found["code"]["sha256"]) == 16
+    assert found["method"] == "diverse" and len(found["code"]["sha256"]) == 16
 
 
 def test_the_day_may_be_in_a_folders_name(there: Job, tmp_path: Path) -> None:

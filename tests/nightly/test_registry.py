@@ -149,6 +149,6 @@ def test_the_champion_scores_the_rows_that_the_student_scored(three_nights: tupl
     logs = [source.path for source in find(job.dataset.log)]
     champion_predictions(run / "student", logs, dataset, tmp_path / "theirs.parquet", tmp_path)
     theirs = pq.read_table(tmp_path / "theirs.parquet")
-    ours = pq.read_table(run / "stages" / "distill" / "mean" / "seed-0" / "test.parquet")
+    ours = pq.read_table(run / "stages" / "distill" / "diverse" / "seed-0" / "test.parquet")
     assert theirs["example_id"].equals(ours["example_id"])
     assert theirs["logit"].to_numpy() == pytest.approx(ours["logit"].to_numpy(), abs=1e-4)
