@@ -21,9 +21,7 @@ when r and G are learned on validation rows, by the final teachers, before the s
 each answer is by a version that knows less, and what is learned of those does not hold for recombined rows or later
 days.
 
-Questions are asked on a share of the batches, where their terms weigh as much more, and none on recombined rows: there
-the committee's word teaches. What a question costs is many small products, so that all rows of few batches cost less
-than some rows of each.
+Questions are asked on a share of a batch's rows, and none on recombined rows: there the committee's word teaches.
 """
 
 from __future__ import annotations
@@ -50,15 +48,12 @@ class QAAligner(Consensus):
 
     reads = "embeddings"
 
-    batches: Tensor
-
     def __init__(self, members: list[Member], hidden: int, weight: float, settings: Diverse) -> None:
         super().__init__(members, hidden, weight)
         self.settings = settings
         width, de = settings.question_width, settings.teacher_dim
         self.teachers = nn.Parameter(torch.randn(len(members), de) * 0.1)
         self.gate = Gate(len(members), width)
-        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         self.question_row = nn.Linear(hidden, width)
         self.question_teacher = nn.Linear(de, width, bias=False)
         self.questions = nn.ModuleList(
@@ -85,24 +80,18 @@ class QAAligner(Consensus):
         loss = self.teach(logit, word, said, batch)
         if not batch.labelled:
             return loss
-        if not self._asks():
-            return loss
-        return loss + self._question(hidden, p, said.decoded(), head, batch) / self.settings.questions
-
-    def _asks(self) -> bool:
-        """Whether it is time for questions, which comes evenly: a count, and so the same on every rank and resumed."""
-        before, self.batches = int(self.batches), self.batches + 1
-        return math.floor((before + 1) * self.settings.questions) > math.floor(before * self.settings.questions)
+        rows = math.ceil(len(batch) * self.settings.questions)
+        return loss + self._question(hidden[:rows], p[:rows], said.first(rows), head, batch)
 
     def _question(self, hidden: Tensor, p: Tensor, said: Answers, head: nn.Module, batch: Batch) -> Tensor:
-        """The losses of questions and answers on a batch, a scalar."""
+        """The losses of questions and answers on the first rows of a batch, a scalar."""
         translated = self._translations(hidden.detach(), said)
-        answered = batch.weight * said.present.any(1)
+        answered = batch.weight[: len(hidden)] * said.present.any(1)
         distance = direction_distance(hidden[:, None], translated.detach())
         align = ((p * distance).sum(1) * answered).sum() / weight_of_all(answered)
         fixed = {name: value.detach() for name, value in head.named_parameters()}
         grounded = functional_call(head, fixed, ((p[:, :, None] * translated).sum(1),)).squeeze(1)
-        useful = soft_click_loss(grounded, batch.label, answered)
+        useful = soft_click_loss(grounded, batch.label[: len(hidden)], answered)
         return self.settings.align_weight * align + self.settings.answer_weight * useful
 
     def _translations(self, hidden: Tensor, said: Answers) -> Tensor:

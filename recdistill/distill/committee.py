@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class Answers:
 
     `logit` float32 [B, n], calibrated, 0 where absent; `present` bool [B, n]; `importance` float32 [B, n], what a
     router says of them, else 1; `embedding` for each teacher: uint8 as it was cached, or float32 [B, dim_i] with zeros
-    where absent, after `decoded`; [B, 0] where none was read.
+    where absent, after `first`; [B, 0] where none was read.
     """
 
     logit: Tensor
@@ -38,9 +38,10 @@ class Answers:
     importance: Tensor
     embedding: list[Tensor]
 
-    def decoded(self) -> Answers:
-        """The same with embeddings as float32."""
-        return replace(self, embedding=[decode(codes) if codes.shape[1] else codes for codes in self.embedding])
+    def first(self, rows: int) -> Answers:
+        """What was said about the first rows, embeddings as float32."""
+        embedding = [decode(codes[:rows]) if codes.shape[1] else codes[:rows] for codes in self.embedding]
+        return Answers(self.logit[:rows], self.present[:rows], self.importance[:rows], embedding)
 
     def take(self, rows: Tensor) -> Answers:
         """Logits, presence and importance of some rows (int64), without embeddings."""

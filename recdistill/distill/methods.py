@@ -97,7 +97,7 @@ class Hint(Method):
 
     def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
         """Mean over teachers of the squared distance of directions between projection and embedding."""
-        said = answers(batch, self.members).decoded()
+        said = answers(batch, self.members).first(len(batch))
         total = logit.new_zeros(())
         seen = [(i, z) for i, z in enumerate(said.embedding) if z.shape[1]]
         for (i, z), projector in zip(seen, self.projectors, strict=True):
