@@ -194,7 +194,7 @@ def test_the_other_pieces_of_jobs_are_valid(desk: Path, outcomes: object, tmp_pa
     (tmp_path / "job.yaml").write_text(yaml.safe_dump({**job, **recombined}))
     found = load_job(tmp_path / "job.yaml", ["launch={ranks: 4}"])
     assert found.distill.recombine is not None and {"outside0", "outside1"} < found.teachers.members.keys()
-    assert found.teachers.route is not None and found.teachers.route.keep == 0.7
+    assert (found.teachers.route.keep, found.teachers.route.curve) == (0.5, [0.3, 0.7])
 
 
 def test_every_file_that_it_names_is_there() -> None:
