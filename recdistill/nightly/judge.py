@@ -104,4 +104,5 @@ def _trained(run: Path) -> Path:
 def _code() -> str:
     """Fingerprint of the package's own sources."""
     root = Path(recdistill.__file__).parent
-    return fingerprint([[str(path.relative_to(root)), file_sha256(path)] for path in sorted(root.rglob("*.py"))])
+    sources = sorted(path for kind in ("*.py", "*.html", "*.css") for path in root.rglob(kind))
+    return fingerprint([[str(path.relative_to(root)), file_sha256(path)] for path in sources])
