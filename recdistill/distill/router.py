@@ -132,7 +132,7 @@ def train_router(
 
     begin = build()
     if start is not None:
-        begin_at(begin, start, dataset)
+        begin_at(begin, begin.student, start, dataset)
     steps = sum(-(-len(batch) // settings.batch_size) for batch in learn)
     fit(begin, epoch, steps, lambda router: router.committee_ne(judge), settings, out / "training", seed, "route")
     return load_best(build(), out / "training")

@@ -92,9 +92,9 @@ class Asked:
             self.dataset, Rows(self.split), batch_size, shuffle=generator, join=join, features=shape.features
         )
 
-    def held_out(self, shape: Shape) -> list[Batch]:
-        """Validation rows, as many as calibrate a teacher, with what was said about them."""
-        return sample(self.dataset, Rows("validation"), shape.features, self._said(embedding=False))
+    def held_out(self) -> list[Batch]:
+        """What was said about validation rows, as many as calibrate a teacher, without their features."""
+        return sample(self.dataset, Rows("validation"), [], self._said(embedding=False))
 
     def _said(self, embedding: bool) -> Columns:
         join = joined(self.caches, embedding)
@@ -170,10 +170,10 @@ def train_student(
 
     distiller = build()
     if opened.start is not None:
-        begin_at(distiller, opened.start, dataset)
+        begin_at(distiller, distiller.student, opened.start, dataset)
     method = distiller.method
     if isinstance(method, Consensus):
-        method.calibrate(opened.shown.held_out(shape))
+        method.calibrate(opened.shown.held_out())
     recombined = opened.recombined if method.reads != "nothing" else None
     steps, more = opened.shown.steps(size), recombined.steps(size) if recombined else 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch.distributed.checkpoint as dcp
 from torch import nn
@@ -32,17 +31,10 @@ class Start:
         return [file_sha256(self.folder / WEIGHTS), Dataset(self.dataset).fingerprint, self.method]
 
 
-class Beside(Protocol):
-    """A module that trains a student and something beside it."""
-
-    student: DLRM
-
-
-def begin_at(module: Beside, start: Start, dataset: Dataset) -> None:
-    """Fills the student of `dataset` in `module`, and what is trained beside it, with what of the earlier one fits."""
-    carry(module.student, dataset, start.folder, Dataset(start.dataset))
+def begin_at(module: nn.Module, student: DLRM, start: Start, dataset: Dataset) -> None:
+    """Fills `student`, of `dataset`, and what `module` trains beside it, with what of the earlier ones fits."""
+    carry(student, dataset, start.folder, Dataset(start.dataset))
     if start.method:
-        assert isinstance(module, nn.Module)
         _carry_rest(module, start.folder / "training")
 
 

@@ -16,11 +16,11 @@ from recdistill.config.yaml12 import parse
 from recdistill.init.draft import Draft
 from recdistill.init.features import Choice, Kind
 
-LINES = 62
+LINES = 60
 _WIDTH, _WIDEST = 112, 1000
 """Characters of a line; a YAML key may have 1,024."""
 _FEATURE_LINES = 16
-_COMMENTS = [(10, 8), (4, 3)]
+_COMMENTS = [(10, 8), (3, 3)]
 """How many doubts, and how many reasons for leaving columns out, are written down: fewer where lines are short."""
 _NUMBERED = re.compile(r"^(.*?)(0|[1-9]\d*)$")
 

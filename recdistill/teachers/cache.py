@@ -152,8 +152,8 @@ class _Scorer:
             return
         (block,) = blocks  # a part is no larger than a block
         example_id, index = block.example_id.numpy(), None
-        if self._routed and part.split in self._routed.splits:
-            index = np.flatnonzero(self._routed.asked(self.name, part, example_id))
+        if self._routed and not (chosen := self._routed.asked(self.name, part, example_id)).all():
+            index = np.flatnonzero(chosen)
             example_id = example_id[index]
 
         def write(target: Path) -> None:

@@ -36,14 +36,16 @@ def test_student_and_aligner_are_taken_over(materials: Materials, quick: Distill
     distiller, trained = fresh(materials, quick), load_best(fresh(materials, quick), before / "training")
     dataset = materials.open().shown.dataset
     assert not _same(distiller, trained)
-    begin_at(distiller, Start(before, materials.dataset, method=True), dataset)
+    begin_at(distiller, distiller.student, Start(before, materials.dataset, method=True), dataset)
     assert _same(distiller, trained)
 
 
 def test_under_new_teachers_the_aligner_begins_anew(materials: Materials, quick: Distill, before: Path) -> None:
     distiller = fresh(materials, quick)
     method = {name: value.clone() for name, value in distiller.method.state_dict().items()}
-    begin_at(distiller, Start(before, materials.dataset, method=False), materials.open().shown.dataset)
+    begin_at(
+        distiller, distiller.student, Start(before, materials.dataset, method=False), materials.open().shown.dataset
+    )
     assert all(torch.equal(method[name], value) for name, value in distiller.method.state_dict().items())
     weights = load_model(before).state_dict()
     assert all(torch.equal(weights[name], value) for name, value in distiller.student.state_dict().items())
