@@ -44,6 +44,7 @@ SIMULATOR = [
     "new_ids: 0.5, drifting: [user, item, clicked, user_clicks, item_clicks]}}",
 ]
 GLOBO = [
+    "teachers.route.curve=[]",
     "teachers.members.foundation.dim=16",
     "teachers.members.foundation.top=[64, 32]",
     "teachers.members.foundation.train.batch_size=1024",
