@@ -8,7 +8,7 @@ process that was started alone leads nobody, and everything here costs it nothin
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -102,9 +102,9 @@ def total(values: Sequence[float]) -> list[float]:
     return sums.tolist()
 
 
-def deal(items: Sequence[Item], work: Callable[[Item], Result]) -> list[Result]:
-    """`work(item)` for every item, each done by one rank; all results, in the order of items, in every rank."""
-    done = gather([work(item) for item in items[rank() :: count()]])
+def deal(items: Sequence[Item], work: Callable[[Sequence[Item]], Iterable[Result]]) -> list[Result]:
+    """Deals items out to ranks, each of which does the `work` for its own; all results, in the order of items."""
+    done = gather(list(work(items[rank() :: count()])))
     return [done[at % count()][at // count()] for at in range(len(items))]
 
 

@@ -20,7 +20,7 @@ def together(folder: Path) -> dict[str, Any]:
     mean = ranks.mean(torch.tensor(float(me), requires_grad=True))
     found["mean"] = mean.item(), mean.requires_grad
     found["total"] = ranks.total([float(me), 0.1])
-    found["dealt"] = ranks.deal(range(7), lambda item: (item, me))
+    found["dealt"] = ranks.deal(range(7), lambda mine: [(item, me) for item in mine])
     works = []
 
     def make(work: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_process_alone_needs_no_group(tmp_path: Path) -> None:
     assert (ranks.count(), ranks.rank(), ranks.leads()) == (1, 0, True)
     assert ranks.share(3) == 3 and ranks.gather(3) == [3] and ranks.total([1.5]) == [1.5]
     assert ranks.mean(torch.ones(2)).tolist() == [1, 1]
-    assert ranks.deal("abc", str.upper) == ["A", "B", "C"]
+    assert ranks.deal("abc", lambda mine: map(str.upper, mine)) == ["A", "B", "C"]
     for _ in range(2):
         ranks.once(tmp_path / "unit", "mark", made.append)
     assert len(made) == 1 and done(tmp_path / "unit", "mark")

@@ -73,7 +73,8 @@ class Batch(Pipelineable):
 
     `dense` float32 [B, D] in schema order; `sparse` int64 ids keyed by feature, stride B; `label`, `weight` float32
     [B]; `example_id` int64 [B]; `extra` whatever columns were joined: float32 [B] or vectors [B, d], with a bool
-    [B] under `<name>?` that says which rows have one. Labels are zeros where `labelled` is false.
+    [B] under `<name>?` that says which rows have one. Labels are zeros where `labelled` is false. `rows` are the same
+    bags as rows of a model's tables, once it has located them.
     """
 
     dense: Tensor
@@ -83,6 +84,7 @@ class Batch(Pipelineable):
     example_id: Tensor
     extra: dict[str, Tensor] = field(default_factory=dict)
     labelled: bool = True
+    rows: KeyedJaggedTensor | None = None
 
     def __len__(self) -> int:
         return self.label.numel()
@@ -93,7 +95,9 @@ class Batch(Pipelineable):
 
     def take(self, index: Tensor) -> Batch:
         """The batch of its rows `index` (int64)."""
-        return self._map(lambda value: _bags_of(value, index) if value is self.sparse else value.index_select(0, index))
+        return self._map(
+            lambda value: value.index_select(0, index) if isinstance(value, Tensor) else _bags_of(value, index)
+        )
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory."""
@@ -104,7 +108,8 @@ class Batch(Pipelineable):
         self._map(lambda value: value.record_stream(stream) or value)
 
     def _map(self, function: Callable) -> Batch:
-        mapped = {f.name: function(getattr(self, f.name)) for f in fields(self) if f.name not in ("extra", "labelled")}
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        mapped = {name: function(value) for name, value in own.items() if isinstance(value, Tensor | KeyedJaggedTensor)}
         return replace(self, **mapped, extra={name: function(value) for name, value in self.extra.items()})
 
 

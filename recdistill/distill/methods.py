@@ -16,7 +16,7 @@ from recdistill.clicklog.batches import Batch
 from recdistill.distill.committee import Member, answers
 from recdistill.distill.losses import direction_distance, soft_click_loss
 from recdistill.models.dlrm import DLRM
-from recdistill.models.task import click_loss, weight_of_all
+from recdistill.models.task import Task, click_loss, weight_of_all
 
 Reads = Literal["nothing", "logits", "embeddings"]
 
@@ -107,8 +107,8 @@ class Hint(Method):
         return self.weight * total / max(1, len(seen))
 
 
-class Distiller(nn.Module):
-    """A student and the method it learns by; `forward` is the loss, so that the training loop can drive it."""
+class Distiller(Task):
+    """A student and the method it learns by."""
 
     student: DLRM
     method: Method
@@ -117,7 +117,7 @@ class Distiller(nn.Module):
         super().__init__()
         self.student, self.method = student, method
 
-    def forward(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Click loss, where there are labels, plus the teachers' loss, a scalar."""
         logit, hidden = self.student(batch)
         taught = self.method(hidden, logit, self.student.head, batch)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from recdistill.models.dlrm import DLRM
 from recdistill.models.frozen import save_model
 from recdistill.models.shape import Shape
 from recdistill.models.sharding import device
-from recdistill.models.task import click_loss, normalised_entropy
+from recdistill.models.task import Task, click_loss, normalised_entropy
 from recdistill.models.trainer import fit, load_best
 from recdistill.teachers.cache import SCORING_BATCH, calibrate, sample
 from recdistill.teachers.protocol import open_teacher
@@ -57,8 +58,8 @@ class Askable:
         return self.final.learns.domain
 
 
-class Router(nn.Module):
-    """The router of n teachers, whose `forward` is its loss."""
+class Router(Task):
+    """The router of n teachers."""
 
     student: DLRM
 
@@ -71,7 +72,7 @@ class Router(nn.Module):
         """How much each teacher counts, float32 [B, n]; rows sum to 1, or to 0 where nobody `knows` (bool [B, n])."""
         return masked_softmax(self.weigh(self.student(batch)[1]), knows)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """The click losses of the student and of the committee as weighed, a scalar; `extra` has `said` and `knows`."""
         logit, hidden = self.student(batch)
         weights = masked_softmax(self.weigh(hidden), batch.extra["knows"])
@@ -152,7 +153,7 @@ def write_routes(router: Router, committee: Committee, dataset: Dataset, split: 
         progress.current().update(f"route {split}", at + 1, len(parts))
         return count_route(path, asked)
 
-    counts = ranks.deal(range(len(parts)), write)
+    counts = ranks.deal(range(len(parts)), partial(map, write))
     if ranks.leads():
         finish_routes(out, committee.names, asked, np.sum(counts, axis=0))
 

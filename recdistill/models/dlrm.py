@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ class DLRM(nn.Module):
     def __init__(self, shape: Shape, device: torch.device | None = None) -> None:
         super().__init__()
         self.shape = shape
-        self.rows = RowMap(shape, device) if any(t.rows < t.source_rows for t in shape.tables) else None
+        self.row_map = RowMap(shape) if any(t.rows < t.source_rows for t in shape.tables) else None
         self.embeddings = EmbeddingBagCollection(
             tables=[
                 EmbeddingBagConfig(
@@ -72,17 +73,22 @@ class DLRM(nn.Module):
         z = self.top[self.cut :](z)
         return self.head(z).squeeze(1), z
 
-    def vectors(self, batch: Batch) -> Tensor:
-        """The vectors that interact, float32 [B, fields, dim]."""
-        sparse = batch.sparse
+    def located(self, batch: Batch) -> Batch:
+        """The batch with `rows`, on whatever device it is; a model in training draws here which ids are unknown."""
+        return replace(batch, rows=self._rows(batch.sparse))
+
+    def _rows(self, sparse: KeyedJaggedTensor) -> KeyedJaggedTensor:
         if sparse.keys() != self.shape.sparse:
             sparse = sparse.permute([sparse.keys().index(name) for name in self.shape.sparse])
         if self.training and self.shape.unknown:
             sparse = _partly_unknown(sparse, self.shape.unknown)
-        if self.rows is not None:
-            sparse = self.rows(sparse)
-        sums = self.embeddings(sparse)
-        lengths = sparse.lengths().view(len(self.shape.sparse), -1)
+        return sparse if self.row_map is None else self.row_map(sparse)
+
+    def vectors(self, batch: Batch) -> Tensor:
+        """The vectors that interact, float32 [B, fields, dim]."""
+        rows = self._rows(batch.sparse) if batch.rows is None else batch.rows
+        sums = self.embeddings(rows)
+        lengths = rows.lengths().view(len(self.shape.sparse), -1)
         bags = (lengths > 1).any(1).tolist()
         if sums.keys() == self.shape.sparse and not any(bags):
             vectors = [sums.values()]
@@ -149,26 +155,19 @@ class CrossNet(nn.Module):
         return x
 
 
-class RowMap(nn.Module):
+class RowMap:
     """Maps a dataset's ids onto a smaller table: frequent ids keep their own row, the tail shares rows by hash."""
 
-    own: Tensor
-    shared: Tensor
-
-    def __init__(self, shape: Shape, device: torch.device | None = None) -> None:
-        super().__init__()
+    def __init__(self, shape: Shape) -> None:
         table_of = {feature: table for table in shape.tables for feature in table.features}
-        own = [table_of[name].own for name in shape.sparse]
-        shared = [max(1, table_of[name].rows - table_of[name].own) for name in shape.sparse]
         self.keys = shape.sparse
-        self.register_buffer("own", torch.tensor(own, device=device), persistent=False)
-        self.register_buffer("shared", torch.tensor(shared, device=device), persistent=False)
+        self.own = torch.tensor([table_of[name].own for name in shape.sparse])
+        self.shared = torch.tensor([max(1, table_of[name].rows - table_of[name].own) for name in shape.sparse])
 
-    def forward(self, sparse: KeyedJaggedTensor) -> KeyedJaggedTensor:
+    def __call__(self, sparse: KeyedJaggedTensor) -> KeyedJaggedTensor:
         """The same bags with ids below each table's `rows`."""
         per_key = sparse.lengths().view(len(self.keys), -1).sum(1)
-        own = torch.repeat_interleave(self.own, per_key)
-        shared = torch.repeat_interleave(self.shared, per_key)
+        own, shared = (each.to(per_key.device).repeat_interleave(per_key) for each in (self.own, self.shared))
         rows = place(sparse.values(), own, shared)
         return KeyedJaggedTensor(keys=self.keys, values=rows, lengths=sparse.lengths())
 

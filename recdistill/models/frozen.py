@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -68,9 +69,9 @@ def load_model(folder: Path) -> DLRM:
     verify(folder)
     if FLOAT * shape.parameters() > path.stat().st_size:  # before a shape of any size is given memory
         raise UserError(f"{path}: fewer numbers than the {shape.parameters():,} of {folder / 'model.json'}")
-    model = DLRM(shape)
+    model = DLRM(shape, torch.device("meta"))  # to draw numbers for large tables takes longer than to read them
     try:
-        model.load_state_dict(load_file(path))
+        model.load_state_dict({name: value.float() for name, value in load_file(path).items()}, assign=True)
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{path}: not the weights of {folder / 'model.json'} ({error})") from None
     return model.eval().requires_grad_(False)

@@ -9,14 +9,39 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from recdistill import ranks
 from recdistill.clicklog.batches import Batch
 from recdistill.models.dlrm import DLRM
+from recdistill.models.tables import Alone
 
 
-class ClickModel(nn.Module):
-    """A DLRM whose `forward` is its loss."""
+class Task(nn.Module):
+    """A DLRM, whatever is trained beside it, and the loss that they learn from."""
+
+    @property
+    def dlrm(self) -> DLRM:
+        """The one that is in here."""
+        return next(part for part in self.modules() if isinstance(part, DLRM))
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Of a batch whose ids `dlrm` has located, a scalar."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss; where TorchRec's pipeline traces it, what the tables are given, which ranks then exchange early.
+
+        A process that is alone has nothing to exchange.
+        """
+        if not isinstance(batch, Proxy):
+            return self.loss(batch)
+        tables = self.dlrm.embeddings
+        return batch.label if isinstance(tables.forward, Alone) else tables(batch.rows)
+
+
+class ClickModel(Task):
+    """A DLRM that learns from clicks alone."""
 
     model: DLRM
 
@@ -24,7 +49,7 @@ class ClickModel(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Weighted mean log loss of the batch, a scalar in nats."""
         return click_loss(self.model(batch)[0], batch)
 

@@ -21,19 +21,18 @@ import torch.distributed.checkpoint as dcp
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from recdistill import progress, ranks
 from recdistill.clicklog.batches import Batch
 from recdistill.config.models import Train
 from recdistill.errors import UserError
 from recdistill.files import fingerprint, finish, made_from, read_record, verify, write_json
-from recdistill.models.dlrm import DLRM
-from recdistill.models.fault import find_fault
-from recdistill.models.sharding import device, quiet, shard
-from recdistill.models.task import own_rows
+from recdistill.models.sharding import quiet, shard
+from recdistill.models.steps import Steps
+from recdistill.models.task import Task
 
 Module = TypeVar("Module", bound=nn.Module)
+Trained = TypeVar("Trained", bound=Task)
 
 
 class Position(BaseModel):
@@ -61,36 +60,37 @@ class Position(BaseModel):
 
 
 def fit(
-    module: Module,
+    task: Trained,
     epoch_batches: Callable[[np.random.Generator], Iterator[Batch]],
     steps_per_epoch: int,
-    validate: Callable[[Module], float],
+    validate: Callable[[Trained], float],
     settings: Train,
     work: Path,
     seed: int,
     label: str,
     start: Path | None = None,
 ) -> Position:
-    """Trains `module`, whose `forward(batch)` is its loss (a scalar), and leaves its best check in `work`.
+    """Trains `task`, and leaves its best check in `work`.
 
-    `epoch_batches(generator)` yields one epoch in an order that the generator decides; `validate(module)` gives
+    `epoch_batches(generator)` yields one epoch in an order that the generator decides; `validate(task)` gives
     the validation NE. `steps_per_epoch` decides after how many batches a check is due; an epoch may turn out shorter,
-    and then has fewer checks. `load_best` then fills an unsharded copy of the module. `start` is the `work` of an
-    earlier training of the same module: its last weights and optimizer state are where this one begins. Several ranks
+    and then has fewer checks. `load_best` then fills an unsharded copy of the task. `start` is the `work` of an
+    earlier training of the same task: its last weights and optimizer state are where this one begins. Several ranks
     call this alike: each reads the same batches and learns from rows of its own.
 
     Raises `UserError` when a loss is not finite, before it reaches a table, when validation NE is not, and when what it
     would go on from is damaged.
     """
     with quiet():
-        model, optimizer = shard(module, settings)
+        model, optimizer = shard(task, settings)
+    task = cast(Trained, model.module)
     position = _resume(work, model, optimizer)
     if start is not None and not position.checks and not _resume(start, model, optimizer).checks:
         raise UserError(
             f"{label}: its start {start} holds no checkpoint any more; remove {start.parent.parent} and train all again"
         )
     per_check = max(1, math.ceil(steps_per_epoch / settings.checks_per_epoch))
-    stream: Iterator[Batch] | None = None
+    steps, stream = Steps(model, task, optimizer), cast(Iterator[Batch] | None, None)
 
     while not position.finished:
         generator = np.random.default_rng([seed, position.epoch])
@@ -98,11 +98,8 @@ def fit(
         if stream is None:
             stream = itertools.islice(epoch_batches(generator), position.step, None)
         to_the_end = position.step // per_check >= settings.checks_per_epoch - 1
-        model.train()
-        losses: list[float] = []
-        for batch in stream if to_the_end else itertools.islice(stream, per_check):
-            at = f"epoch {position.epoch + 1}, batch {position.step + len(losses) + 1}"
-            losses.append(_learn(model, optimizer, own_rows(batch).to(device()), label, at))
+        some = stream if to_the_end else itertools.islice(stream, per_check)
+        losses = steps.learn(some, label, position.epoch + 1, position.step)
         if not losses and position.step == 0:
             raise UserError(f"{label}: there are no rows to train on; look at the split and the teacher's `rows`")
         following = next(stream, None)
@@ -110,7 +107,7 @@ def fit(
         stream = None if following is None else itertools.chain([following], stream)
         model.eval()
         with torch.no_grad():
-            ne = validate(cast(Module, model.module))
+            ne = validate(task)
         if not math.isfinite(ne):
             raise UserError(
                 f"{label}: its validation NE is {ne}: there are no validation rows for it, all of them have the same "
@@ -150,24 +147,6 @@ def _seed(seed: int, position: Position) -> int:
     """Decides what is drawn (dropout) until the next check; every rank draws for rows of its own."""
     follower = [ranks.rank()] if ranks.rank() else []
     return int(np.random.SeedSequence([seed, position.epoch, position.step, *follower]).generate_state(1)[0])
-
-
-def _learn(
-    model: DistributedModelParallel, optimizer: torch.optim.Optimizer, batch: Batch, label: str, at: str
-) -> float:
-    """Learns from this rank's rows of a batch, and returns the loss over the rows of all ranks.
-
-    Raises `UserError` in every rank when that is not finite, before any of them learns.
-    """
-    loss = model(batch)
-    value = ranks.mean(loss).item()
-    if not math.isfinite(value):
-        dlrm = next(part for part in model.module.modules() if isinstance(part, DLRM))
-        raise UserError(f"{label}: the loss is {value} in {at}; it was not learned. {find_fault(dlrm, batch)}")
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return value
 
 
 def _advance(position: Position, ne: float, losses: list[float], last_of_epoch: bool, settings: Train) -> Position:

@@ -23,7 +23,7 @@ from recdistill.models.trainer import fit, load_best
 from recdistill.teachers.protocol import Upper
 from recdistill.teachers.versions import Version
 
-SCORING_BATCH = 2048
+SCORING_BATCH = 1024
 
 
 def train_dlrm(

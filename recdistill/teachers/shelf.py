@@ -60,20 +60,12 @@ class Shelf:
 
         return look
 
-    def fill(self, version: str, block: Block, keep: float, path: Path, write: Callable[[Path], None]) -> None:
-        """Puts the answers of a version (its fingerprint) to a block at `path`: kept ones, or what `write` writes.
+    def kept(self, version: str, block: Block, keep: float) -> Kept:
+        """The place of a version's answers (its fingerprint) to a block.
 
         `keep` is the share of pairs that a router keeps. Which rows it keeps is decided on the night that asks first.
         """
-        folder, key = self.folder / version, _key(block, keep)
-        for kept in folder.glob(f"{key}-*.parquet"):
-            if kept.stem == f"{key}-{file_sha256(kept)[:16]}":
-                _link(kept, path)
-                return
-            kept.unlink()
-        write(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        _link(path, folder / f"{key}-{file_sha256(path)[:16]}.parquet")
+        return Kept(self.folder / version, _key(block, keep))
 
     def calibration(self, version: str, fit: Callable[[], tuple[float, float]]) -> tuple[float, float]:
         """What `fit` said for a version when it was first asked."""
@@ -85,6 +77,28 @@ class Shelf:
         if ranks.leads():
             write_json(path, found)
         return found
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A shard's place on the shelf: files `<key>-<checksum>.parquet` in a version's folder."""
+
+    folder: Path
+    key: str
+
+    def fetch(self, path: Path) -> bool:
+        """Puts the shard at `path`, if it is there and whole."""
+        for kept in self.folder.glob(f"{self.key}-*.parquet"):
+            if kept.stem == f"{self.key}-{file_sha256(kept)[:16]}":
+                _link(kept, path)
+                return True
+            kept.unlink()
+        return False
+
+    def put(self, path: Path) -> None:
+        """Keeps the shard at `path`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _link(path, self.folder / f"{self.key}-{file_sha256(path)[:16]}.parquet")
 
 
 def _translated(column: pa.Array, lookup: pa.Array) -> pa.Array:

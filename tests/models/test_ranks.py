@@ -11,15 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from recdistill.clicklog.batches import Batch, Rows, batches
 from recdistill.clicklog.schema import Dataset
 from recdistill.config.models import Train
 from recdistill.errors import UserError
-from recdistill.models import sharding
+from recdistill.models import sharding, steps
 from recdistill.models.dlrm import DLRM
 from recdistill.models.shape import Shape
 from recdistill.models.sharding import cut_by_rows, plan_for, quiet, shard
+from recdistill.models.steps import Steps
 from recdistill.models.task import ClickModel, validation_ne
 from recdistill.models.trainer import Position, _resume, _save, fit, load_best
 from tests import in_ranks
@@ -58,6 +60,20 @@ def go(root: Path, shape: Shape, work: Path, by_rows: list[str], fault: int | No
         5,
         "train tiny",
     )
+
+
+def watched(root: Path, shape: Shape, work: Path) -> list[tuple[str, bool]]:
+    """Trains, and tells of each step how tables were asked, and whether the next batch's ids were on their way."""
+    told, loss = [], Steps._loss
+
+    def watching(steps: Steps, batch: Batch | None) -> tuple[Tensor, float]:
+        following = [context.fused_splits_awaitables for context in list(steps._pipeline.contexts)[1:2]]  # type: ignore
+        told.append((type(steps._task.dlrm.embeddings.forward).__name__, any(following)))
+        return loss(steps, batch)
+
+    Steps._loss = watching  # type: ignore[method-assign]
+    go(root, shape, work, [])
+    return told
 
 
 def copy(shape: Shape, work: Path, to: Path, by_rows: list[str]) -> None:
@@ -126,6 +142,27 @@ def test_two_ranks_learn_what_one_learns(
     one, two = (load_best(ClickModel(DLRM(shape)), tmp_path / name).state_dict() for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=1e-4, rtol=0, msg=name)
+
+
+def test_ids_of_the_next_batch_are_sent_while_this_one_is_learned(
+    dataset: Dataset, shape: Shape, tmp_path: Path
+) -> None:
+    last = ("PipelinedForward", False)  # of those before a check, which looks at a model that waits for nothing
+    for told in in_ranks.call(2, watched, dataset.root, shape, tmp_path / "work"):
+        assert told == 2 * [("PipelinedForward", True), last, ("PipelinedForward", True), last]
+
+
+def test_one_rank_learns_the_same_through_the_pipeline(
+    dataset: Dataset, shape: Shape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = go(dataset.root, shape, tmp_path / "in turn", [])
+
+    def piped(optimizer: torch.optim.Optimizer, forward: steps.Forward) -> TrainPipelineSparseDist:
+        steps_model = forward.__self__._model  # type: ignore[attr-defined]
+        return TrainPipelineSparseDist(steps_model, optimizer, torch.device("cpu"), custom_model_fwd=forward)
+
+    monkeypatch.setattr(steps, "InTurn", piped)
+    assert go(dataset.root, shape, tmp_path / "piped", []) == alone
 
 
 def test_a_table_may_have_fewer_rows_than_there_are_ranks(dataset: Dataset, shape: Shape, tmp_path: Path) -> None:

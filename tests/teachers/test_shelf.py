@@ -21,12 +21,13 @@ def block_of(dataset: Dataset, shelf: Shelf) -> Block:
     return next(read_blocks(dataset, Rows("test"), parts=[part], join=shelf.view(dataset)))
 
 
-def writer(text: str) -> Callable[[Path], None]:
-    return lambda path: path.write_text(text) and None
-
-
-def refuse(path: Path) -> None:
-    raise AssertionError("it was on the shelf")
+def asked(shelf: Shelf, version: str, block: Block, path: Path, text: str, keep: float = 1.0) -> str:
+    """What is at `path` when the answers are there: kept ones, or `text`, which is then kept."""
+    kept = shelf.kept(version, block, keep)
+    if not kept.fetch(path):
+        path.write_text(text)
+        kept.put(path)
+    return path.read_text()
 
 
 @pytest.fixture
@@ -69,35 +70,31 @@ def test_a_teacher_sees_the_same_row_under_any_vocabulary(
 
 def test_what_was_said_once_is_not_asked_again(tiny_dataset: Dataset, moved: Dataset, tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "shelf", tiny_dataset.root, "monday")
-    shelf.fill("weights", block_of(tiny_dataset, shelf), 1.0, tmp_path / "one", writer("answers"))
-    shelf.fill("weights", block_of(moved, shelf), 1.0, tmp_path / "two", refuse)
-    assert (tmp_path / "two").read_text() == "answers"
-    shelf.fill("other weights", block_of(moved, shelf), 1.0, tmp_path / "three", writer("other"))
-    assert (tmp_path / "three").read_text() == "other"
-    shelf.fill("weights", block_of(moved, shelf), 0.7, tmp_path / "four", writer("fewer"))
-    assert (tmp_path / "four").read_text() == "fewer"
+    one, two = block_of(tiny_dataset, shelf), block_of(moved, shelf)
+    assert asked(shelf, "weights", one, tmp_path / "one", "answers") == "answers"
+    assert asked(shelf, "weights", two, tmp_path / "two", "never written") == "answers"
+    assert asked(shelf, "other weights", two, tmp_path / "three", "other") == "other"
+    assert asked(shelf, "weights", two, tmp_path / "four", "fewer", keep=0.7) == "fewer"
 
 
 def test_a_changed_row_is_asked_again(
     make_dataset: Callable[..., Dataset], tiny_dataset: Dataset, tmp_path: Path
 ) -> None:
     shelf = Shelf(tmp_path / "shelf", tiny_dataset.root, "monday")
-    shelf.fill("weights", block_of(tiny_dataset, shelf), 1.0, tmp_path / "one", writer("answers"))
     block = block_of(tiny_dataset, shelf)
+    asked(shelf, "weights", block, tmp_path / "one", "answers")
     block.dense[5, 0] += 1e-6
-    shelf.fill("weights", block, 1.0, tmp_path / "two", writer("new"))
-    assert (tmp_path / "two").read_text() == "new"
+    assert asked(shelf, "weights", block, tmp_path / "two", "new") == "new"
 
 
 def test_damage_is_noticed_and_made_good(tiny_dataset: Dataset, tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "shelf", tiny_dataset.root, "monday")
     block = block_of(tiny_dataset, shelf)
-    shelf.fill("weights", block, 1.0, tmp_path / "one", writer("answers"))
+    asked(shelf, "weights", block, tmp_path / "one", "answers")
     (kept,) = (tmp_path / "shelf" / "weights").iterdir()
     kept.unlink()
     kept.write_text("damaged")
-    shelf.fill("weights", block, 1.0, tmp_path / "two", writer("answers"))
-    assert (tmp_path / "two").read_text() == "answers"
+    assert asked(shelf, "weights", block, tmp_path / "two", "answers") == "answers"
     assert [path.read_text() for path in (tmp_path / "shelf" / "weights").iterdir()] == ["answers"]
 
 
