@@ -9,7 +9,7 @@ hidden activation, E_i a learned embedding of teacher i, z_i its cached embeddin
     question     q_i = Q([h; E_i]), in teacher i's own space
     answer       a_i = U_i(z_i + q_i) through its frozen upper layers, or attention of q_i over z_i where it has none
     translation  b_i = A([a_i; t_i; E_i]), in the student's space
-    loss         soft(s, c) + align * sum p_i |dir(h) - dir(b_i)|^2 + answer * task(head(sum p_i b_i))
+    loss         soft(s, c) + sum p_i (align * |dir(h) - dir(b_i)|^2 + answer * task(head(b_i)))
 
 In the second term b_i is a constant: a teacher teaches, it does not move towards its student. In the last one h and the
 head are: measured, a student that its translators may move learns worse (tests/benchmarks/LEDGER.md). It grounds the
@@ -21,7 +21,10 @@ when r and G are learned on validation rows, by the final teachers, before the s
 each answer is by a version that knows less, and what is learned of those does not hold for recombined rows or later
 days.
 
-Questions are asked on a share of a batch's rows, and none on recombined rows: there the committee's word teaches.
+A batch asks one teacher, on a share of its rows: each as often as it counts, and a row weighs as much as the teacher
+counts on it, so that over the batches this is the sum above. (The paper grounds the sum of the translations, not each;
+as the loss is convex, what is here is an upper bound of that.) All teachers in every batch teach the same and take four
+times as long (tests/benchmarks/LEDGER.md). None is asked on recombined rows: there the committee's word teaches.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from recdistill import ranks
 from recdistill.clicklog.batches import Batch
 from recdistill.config.job import Diverse
 from recdistill.distill.committee import Answers, Member, answers
@@ -47,6 +51,9 @@ class QAAligner(Consensus):
     """The `diverse` method."""
 
     reads = "embeddings"
+
+    owed: Tensor
+    """How many questions each teacher is behind what it counts for, float32 [n]."""
 
     def __init__(self, members: list[Member], hidden: int, weight: float, settings: Diverse) -> None:
         super().__init__(members, hidden, weight)
@@ -64,6 +71,7 @@ class QAAligner(Consensus):
         self.answer_rows = nn.ModuleList(nn.Linear(part.answer_dim + 1, width) for part in answerers)
         self.answer_teacher = nn.Linear(de, width, bias=False)
         self.translate = nn.Linear(width, hidden)
+        self.register_buffer("owed", torch.zeros(len(members)))
 
     def weights(self, said: Answers) -> Tensor:
         """p, float32 [B, n]."""
@@ -81,34 +89,36 @@ class QAAligner(Consensus):
         if not batch.labelled:
             return loss
         rows = math.ceil(len(batch) * self.settings.questions)
-        return loss + self._question(hidden[:rows], p[:rows], said.first(rows), head, batch)
+        return loss + self._question(hidden[:rows], p[:rows], said, head, batch)
 
     def _question(self, hidden: Tensor, p: Tensor, said: Answers, head: nn.Module, batch: Batch) -> Tensor:
         """The losses of questions and answers on the first rows of a batch, a scalar."""
-        translated = self._translations(hidden.detach(), said)
-        answered = batch.weight[: len(hidden)] * said.present.any(1)
-        distance = direction_distance(hidden[:, None], translated.detach())
-        align = ((p * distance).sum(1) * answered).sum() / weight_of_all(answered)
+        counts = batch.weight[: len(p), None] * p
+        total = ranks.mean(counts.sum(0))
+        if not total.any():
+            return hidden.new_zeros(())
+        asked = self._next(total / total.sum())
+        rows = said.present[: len(p), asked].nonzero().squeeze(1)
+        weight, hidden = counts[rows, asked], hidden[rows]
+        translated = self._translation(asked, hidden.detach(), said.embedded(asked, rows), said.logit[rows, asked])
+        align = (weight * direction_distance(hidden, translated.detach())).sum() / weight_of_all(weight)
         fixed = {name: value.detach() for name, value in head.named_parameters()}
-        grounded = functional_call(head, fixed, ((p[:, :, None] * translated).sum(1),)).squeeze(1)
-        useful = soft_click_loss(grounded, batch.label[: len(hidden)], answered)
+        useful = soft_click_loss(functional_call(head, fixed, (translated,)).squeeze(1), batch.label[rows], weight)
         return self.settings.align_weight * align + self.settings.answer_weight * useful
 
-    def _translations(self, hidden: Tensor, said: Answers) -> Tensor:
-        """Every teacher's answer in the student's space, [B, n, ds]; zeros where it said nothing."""
-        row = self.question_row(hidden)
-        own_question, own_answer = self.question_teacher(self.teachers), self.answer_teacher(self.teachers)
-        out = []
-        for i, answerer in enumerate(self.answerers):
-            rows = said.present[:, i].nonzero().squeeze(1)
-            everyone = len(rows) == len(row)
-            z = said.embedding[i] if everyone else said.embedding[i][rows]
-            t = said.logit[:, i : i + 1] if everyone else said.logit[rows, i : i + 1]
-            question = self.questions[i]((row if everyone else row[rows]).add(own_question[i]).relu())
-            answer = torch.cat([answerer(z, question), t], dim=1)
-            b = self.translate((self.answer_rows[i](answer) + own_answer[i]).relu())
-            out.append(b if everyone else b.new_zeros(len(row), b.shape[1]).index_copy(0, rows, b))
-        return torch.stack(out, dim=1)
+    def _next(self, share: Tensor) -> int:
+        """Whom to ask, given how much each teacher counts here, float32 [n] of sum 1; never one that does not."""
+        self.owed += share
+        asked = int(self.owed.masked_fill(share == 0, -math.inf).argmax())
+        self.owed[asked] -= 1
+        return asked
+
+    def _translation(self, asked: int, hidden: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        """A teacher's answers in the student's space, [K, ds]."""
+        me = self.teachers[asked]
+        question = self.questions[asked]((self.question_row(hidden) + self.question_teacher(me)).relu())
+        answer = torch.cat([self.answerers[asked](z, question), t[:, None]], dim=1)
+        return self.translate((self.answer_rows[asked](answer) + self.answer_teacher(me)).relu())
 
 
 class _Interactive(nn.Module):

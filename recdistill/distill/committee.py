@@ -29,8 +29,8 @@ class Answers:
     """The cached answers of n teachers on B rows.
 
     `logit` float32 [B, n], calibrated, 0 where absent; `present` bool [B, n]; `importance` float32 [B, n], what a
-    router says of them, else 1; `embedding` for each teacher: uint8 as it was cached, or float32 [B, dim_i] with zeros
-    where absent, after `first`; [B, 0] where none was read.
+    router says of them, else 1; `embedding` for each teacher, uint8 as it was cached, zeros where absent; [B, 0] where none
+    was read.
     """
 
     logit: Tensor
@@ -38,10 +38,10 @@ class Answers:
     importance: Tensor
     embedding: list[Tensor]
 
-    def first(self, rows: int) -> Answers:
-        """What was said about the first rows, embeddings as float32."""
-        embedding = [decode(codes[:rows]) if codes.shape[1] else codes[:rows] for codes in self.embedding]
-        return Answers(self.logit[:rows], self.present[:rows], self.importance[:rows], embedding)
+    def embedded(self, teacher: int, rows: Tensor) -> Tensor:
+        """A teacher's embedding of some rows (int64 [K]), float32 [K, dim]."""
+        codes = self.embedding[teacher].index_select(0, rows)
+        return decode(codes) if codes.shape[1] else codes
 
     def take(self, rows: Tensor) -> Answers:
         """Logits, presence and importance of some rows (int64), without embeddings."""

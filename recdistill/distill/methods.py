@@ -97,12 +97,12 @@ class Hint(Method):
 
     def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
         """Mean over teachers of the squared distance of directions between projection and embedding."""
-        said = answers(batch, self.members).first(len(batch))
+        said, every = answers(batch, self.members), torch.arange(len(batch), device=logit.device)
         total = logit.new_zeros(())
-        seen = [(i, z) for i, z in enumerate(said.embedding) if z.shape[1]]
-        for (i, z), projector in zip(seen, self.projectors, strict=True):
+        seen = [i for i, codes in enumerate(said.embedding) if codes.shape[1]]
+        for i, projector in zip(seen, self.projectors, strict=True):
             weight = batch.weight * said.present[:, i]
-            distance = direction_distance(projector(hidden), z)
+            distance = direction_distance(projector(hidden), said.embedded(i, every))
             total = total + (weight * distance).sum() / weight_of_all(weight)
         return self.weight * total / max(1, len(seen))
 

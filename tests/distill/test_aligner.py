@@ -70,7 +70,8 @@ def test_gradients_reach_student_and_module_and_no_teacher(members: list[Member]
     batch, module = answered(), aligner(members)
     frozen = [value.clone() for value in members[0].upper.state_dict().values()]  # type: ignore[union-attr]
     hidden, logit, head = student(len(batch))
-    module(hidden, logit, head, batch).backward()
+    for _ in range(2 * len(members)):  # a batch asks one teacher
+        module(hidden, logit, head, batch).backward(retain_graph=True)
     assert hidden.grad is not None and hidden.grad.any()
     fixed = {name for name, _ in module.named_parameters() if ".upper." in name or name.startswith("gate.")}
     assert len(fixed) == 2 + 4
@@ -104,15 +105,54 @@ def test_every_term_counts(members: list[Member], answered: Make, term: str) -> 
     assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-3)
 
 
-def test_questions_are_asked_on_a_share_of_the_rows(deep: list[Member], answered: Make) -> None:
+def test_a_batch_asks_one_teacher_on_a_share_of_the_rows_that_it_answered(deep: list[Member], answered: Make) -> None:
     batch = answered(rows=60)
     for member in deep:
         batch.extra[f"embedding.{member.name}"] = torch.from_numpy(encode(torch.randn(60, 5).numpy()))
     module = aligner(deep, questions=0.25)
     hidden, logit, head = student(len(batch))
-    module(hidden, logit, head, batch)
-    asked = [sum(member.upper.asked) for member in deep]  # type: ignore[union-attr, attr-defined]
-    assert asked == present_in(batch, deep)[:15].sum(0).tolist()
+    rows = present_in(batch, deep)[:15].sum(0).tolist()
+    for turn in range(1, 31):
+        module(hidden, logit, head, batch)
+        assert sum(len(member.upper.asked) for member in deep) == turn  # type: ignore[union-attr, attr-defined]
+    for member, some in zip(deep, rows, strict=True):
+        assert set(member.upper.asked) == {some}  # type: ignore[union-attr, attr-defined]
+
+
+def test_a_teacher_is_asked_as_often_as_it_counts(deep: list[Member], answered: Make) -> None:
+    batch, module = answered(), aligner(deep)
+    for member, counts in zip(deep, (0.5, 0.3, 0.2), strict=True):
+        batch.extra[f"embedding.{member.name}"] = torch.from_numpy(encode(torch.randn(40, 5).numpy()))
+        batch.extra[f"logit.{member.name}?"] = torch.ones(40).bool()
+        batch.extra[f"importance.{member.name}"] = torch.full((40,), counts)
+    parts = student(len(batch))
+    for _ in range(100):
+        module(*parts, batch)
+    assert [len(member.upper.asked) for member in deep] == [50, 30, 20]  # type: ignore[union-attr, attr-defined]
+    batch.extra["logit.deep?"] = torch.zeros(40).bool()
+    batch.extra["logit.llm?"] = torch.arange(40) == 39
+    for _ in range(100):
+        module(*parts, batch)
+    assert len(deep[0].upper.asked) == 50  # type: ignore[union-attr, attr-defined]
+    assert min(deep[1].upper.asked[30:]) == 1  # type: ignore[union-attr, attr-defined]
+
+
+def test_a_row_weighs_as_much_as_the_teacher_that_is_asked_counts_on_it(deep: list[Member], answered: Make) -> None:
+    """Rows of no importance change nothing, whatever was said about them."""
+    losses = []
+    for label in (0.0, 1.0):
+        batch, module = answered(), aligner(deep, align_weight=0)
+        module.weight = 0.0
+        counts = torch.arange(40) % 2
+        for member in deep:
+            codes = encode(torch.randn(40, 5, generator=torch.Generator().manual_seed(1)).numpy())
+            batch.extra[f"embedding.{member.name}"] = torch.from_numpy(codes)
+            batch.extra[f"logit.{member.name}?"] = torch.ones(40).bool()
+            batch.extra[f"importance.{member.name}"] = counts.float()
+        batch.weight = counts.float()
+        batch.label = torch.where(counts == 1, batch.label, label)
+        losses.append(float(module(*student(40), batch).detach()))
+    assert losses[0] == losses[1] > 0
 
 
 def test_on_rows_without_a_label_the_committees_logit_teaches_and_nothing_else(
