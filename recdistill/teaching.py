@@ -24,7 +24,7 @@ from recdistill.spread import machines
 from recdistill.teachers.routes import Routed
 from recdistill.teachers.shards import CONTRACT, TeacherCache
 from recdistill.teachers.shelf import Shelf
-from recdistill.teachers.versions import FINAL, Version, chains, versions
+from recdistill.teachers.versions import FINAL, Version, chains, days_of, labellers, versions
 from recdistill.teachers.work import cache_teacher, domain_of, earlier_version, label_rows, teach_chain
 
 
@@ -87,10 +87,11 @@ class Teaching:
         settings = self.job.distill.recombine
         if settings is None:
             return None
-        inputs = {"dataset": self.dataset.fingerprint, "recombine": settings.model_dump(mode="json")}
+        days = days_of(labellers(versions(self.job.teachers, self.dataset)))
+        inputs = {"dataset": self.dataset.fingerprint, "recombine": settings.model_dump(mode="json"), "days": days}
 
         def make(work: Path) -> None:
-            recombine(self.dataset, settings, work, self.progress)
+            recombine(self.dataset, settings, work, self.progress, days)
 
         return Dataset(self.run.stage("recombine", inputs, make))
 
@@ -150,27 +151,17 @@ class Teaching:
         if made is None:
             return []
         asked = [cache for cache in self.caches if FINAL in cache.manifest.versions]
-        units = [
-            Unit(
-                cache.name,
-                {
-                    "recombined": made.fingerprint,
-                    "teacher": cache.manifest.versions[FINAL].model_dump(),
-                    "contract": CONTRACT,
-                    **self._routed_by(self._routed),
-                },
-                (
-                    cache.name,
-                    teachers,
-                    self.dataset.root,
-                    made.root,
-                    self.versions(cache.name)[-1],
-                    self.shelf,
-                    self._routed,
-                ),
-            )
-            for cache in asked
-        ]
+        units = []
+        for cache in asked:
+            labelling = labellers(self.versions(cache.name))
+            inputs = {
+                "recombined": made.fingerprint,
+                "versions": [[repr(one), cache.manifest.versions[one.name].model_dump()] for one in labelling],
+                "contract": CONTRACT,
+                **self._routed_by(self._routed),
+            }
+            args = (cache.name, teachers, self.dataset.root, made.root, labelling, self.shelf, self._routed)
+            units.append(Unit(cache.name, inputs, args))
         folder = self.run.units("label", partial(label_rows, spread=machines(self.job)), units)
         return [TeacherCache(folder / cache.name, made) for cache in asked]
 

@@ -225,3 +225,16 @@ def test_side_by_side_is_one_after_the_other(finished: Path, tmp_path: Path, go:
     for name in ("foundation", "domain"):
         one, two = (folder / "stages" / "teach" / name for folder in (finished, tmp_path / "run"))
         assert read_json(one / "final" / "teacher.json") == read_json(two / "final" / "teacher.json")
+
+
+def test_recombined_rows_of_a_day_hear_who_has_not_seen_that_day(copy: Path, go: Go) -> None:
+    go(copy, "distill.recombine={rows: 1.0, groups: [[item]]}", upto="cache")
+    days = Dataset(copy / "stages" / "ingest").days
+    made = Dataset(copy / "stages" / "recombine")
+    assert made.days == days[1:3]  # of five the last two are held out, and nobody can score the first
+    for name in ("foundation", "domain", "trees"):
+        manifest = read_json(copy / "stages" / "label" / name / "manifest.json")
+        versions = {f"until-{before}": after for before, after in zip(days, made.days, strict=False)}
+        assert {shard["version"]: shard["part"].split("/")[0] for shard in manifest["shards"]} == {
+            version: f"day={day}" for version, day in versions.items()
+        }

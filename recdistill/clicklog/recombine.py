@@ -21,17 +21,20 @@ from recdistill.config.job import Recombine
 from recdistill.progress import Progress, silent
 
 
-def recombine(dataset: Dataset, settings: Recombine, out: Path, progress: Progress = silent) -> Dataset:
+def recombine(
+    dataset: Dataset, settings: Recombine, out: Path, progress: Progress = silent, days: list[str] | None = None
+) -> Dataset:
     """Writes a dataset of recombined training rows, its only split `unlabelled`, into the folder `out`.
 
-    Each part of the training split gives `settings.rows` times its rows. A row starts as a random one of the part;
-    then one or more of the groups of features, every choice of groups alike, come from other random rows of the same
-    part: the same day, so that the times fit. The result follows from dataset and settings alone.
+    Each part of the training split, or of some `days` of it, gives `settings.rows` times its rows. A row starts as a
+    random one of the part; then one or more of the groups of features, every choice of groups alike, come from other
+    random rows of the same part: the same day, so that the times fit. The result follows from dataset, settings and
+    days alone.
     """
     schema = dataset.schema
     features = [*(column.name for column in schema.dense), *(sparse.name for sparse in schema.sparse)]
     records: list[PartRecord] = []
-    parts = dataset.parts("train")
+    parts = dataset.parts("train", days)
     written: dict[str, int] = {}
     for done, part in enumerate(parts):
         shown = read_part(part, features).combine_chunks()

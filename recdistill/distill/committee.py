@@ -29,8 +29,8 @@ class Answers:
     """The cached answers of n teachers on B rows.
 
     `logit` float32 [B, n], calibrated, 0 where absent; `present` bool [B, n]; `importance` float32 [B, n], what a
-    router says of them, else 1; `embedding` for each teacher, uint8 as it was cached, zeros where absent; [B, 0] where none
-    was read.
+    router says of them, else 1; `embedding` for each teacher, uint8 as it was cached, zeros where absent; [B, 0] where
+    none was read.
     """
 
     logit: Tensor

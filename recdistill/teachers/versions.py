@@ -82,6 +82,28 @@ def versions(teachers: Teachers, dataset: Dataset) -> list[Version]:
     return [*chain, Version(FINAL, train, HELD_OUT)]
 
 
+def labellers(all_versions: list[Version]) -> list[Version]:
+    """The versions that score recombined rows, and which of them each scores.
+
+    Of a day, those that score its training rows: whoever learned from a day knows its news, which nobody could know in
+    time, and students of that learn less (tests/benchmarks/LEDGER.md). Days that nobody scores are left out. Folds are
+    no matter of days: there the final version scores all.
+    """
+    by_day = [
+        replace(version, scores=tuple(replace(rows, split="unlabelled") for rows in version.scores if rows.days))
+        for version in all_versions
+        if any(rows.days for rows in version.scores)
+    ]
+    final = all_versions[-1]
+    return by_day or [replace(final, scores=(replace(final.learns, split="unlabelled"),), seen="unseen")]
+
+
+def days_of(some: list[Version]) -> list[str] | None:
+    """The days of the rows that versions score, in order, or None where these are of all days."""
+    days = [rows.days for version in some for rows in version.scores]
+    return sorted(day for each in days if each for day in each) if all(days) else None
+
+
 def chains(all_versions: list[Version]) -> list[list[Version]]:
     """Versions that can be trained side by side, each list in its own order."""
     out: list[list[Version]] = []

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recdistill import ranks
-from recdistill.clicklog.batches import Rows
 from recdistill.clicklog.schema import Dataset
 from recdistill.config.models import DlrmTeacher, FileTeacher, Member, SklearnTeacher
 from recdistill.errors import UserError
@@ -23,7 +21,7 @@ from recdistill.teachers.protocol import open_teacher
 from recdistill.teachers.routes import Routed
 from recdistill.teachers.shards import CacheManifest
 from recdistill.teachers.shelf import Shelf
-from recdistill.teachers.versions import Version
+from recdistill.teachers.versions import FINAL, Version
 
 
 def teach_chain(
@@ -94,22 +92,14 @@ def cache_teacher(
     opened = Dataset(dataset)
 
     def fill(work: Path) -> None:
-        if isinstance(spec, FileTeacher):
-            if not ranks.leads():
-                return
+        if not isinstance(spec, FileTeacher):
+            _fill(work, name, teachers, opened, all_versions, None, shelf, routed, spread)
+        elif ranks.leads():
             from recdistill.teachers.outside import import_outside
 
             dim, record, shards = import_outside(name, spec, opened, work)
             records = {shards[0].version: record}
-        else:
-            dim, records, shards = open_teacher(teachers / name / all_versions[-1].name).dim, {}, []
-            for version in all_versions:
-                records[version.name], more = cache_version(
-                    name, teachers / name, version, opened, work, shelf=shelf, routed=routed, spread=spread
-                )
-                shards += more
-        manifest = CacheManifest(teacher=name, dim=dim, dataset=opened.fingerprint, versions=records, shards=shards)
-        if ranks.leads():
+            manifest = CacheManifest(teacher=name, dim=dim, dataset=opened.fingerprint, versions=records, shards=shards)
             write_json(work / "manifest.json", manifest.model_dump())
 
     once(folder, mark, fill)
@@ -122,27 +112,42 @@ def label_rows(
     teachers: Path,
     dataset: Path,
     recombined: Path,
-    final: Version,
+    labelling: list[Version],
     shelf: Shelf | None = None,
     routed: Routed | None = None,
     spread: Spread = in_turn,
 ) -> None:
-    """Has the final version of a teacher score recombined rows: a cache like any other, of another dataset."""
+    """Has the `labelling` versions of a teacher score recombined rows: a cache like any other, of another dataset."""
     asked = Dataset(recombined)
 
     def fill(work: Path) -> None:
-        everything = replace(final, scores=(Rows("unlabelled", domain=final.learns.domain),), seen="unseen")
-        record, shards = cache_version(
-            name, teachers / name, everything, Dataset(dataset), work, asked, shelf, routed, spread
-        )
-        dim = open_teacher(teachers / name / final.name).dim
-        manifest = CacheManifest(
-            teacher=name, dim=dim, dataset=asked.fingerprint, versions={final.name: record}, shards=shards
-        )
-        if ranks.leads():
-            write_json(work / "manifest.json", manifest.model_dump())
+        _fill(work, name, teachers, Dataset(dataset), labelling, asked, shelf, routed, spread)
 
     once(folder, mark, fill)
+
+
+def _fill(
+    work: Path,
+    name: str,
+    teachers: Path,
+    dataset: Dataset,
+    asking: list[Version],
+    asked: Dataset | None,
+    shelf: Shelf | None,
+    routed: Routed | None,
+    spread: Spread,
+) -> None:
+    """Writes what versions of a teacher say about rows of `asked`, or of the dataset itself, and then the manifest."""
+    records, shards = {}, []
+    for version in asking:
+        records[version.name], more = cache_version(
+            name, teachers / name, version, dataset, work, asked, shelf, routed, spread
+        )
+        shards += more
+    if ranks.leads():
+        dim, of = open_teacher(teachers / name / FINAL).dim, asked or dataset
+        manifest = CacheManifest(teacher=name, dim=dim, dataset=of.fingerprint, versions=records, shards=shards)
+        write_json(work / "manifest.json", manifest.model_dump())
 
 
 def domain_of(member: Member, dataset: Dataset) -> tuple[tuple[str, tuple[int, ...]], ...]:

@@ -32,6 +32,12 @@ def test_each_training_part_gives_its_share_and_no_other_split_does(tiny_dataset
     assert {part.split for part in made.parts()} == {"unlabelled"}
 
 
+def test_days_can_be_left_out(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    day = tiny_dataset.parts("train")[2].day
+    some = recombine(tiny_dataset, Recombine(rows=1, groups=GROUPS), tmp_path, days=[day])
+    assert some.days == [day]
+
+
 def test_groups_stay_together_and_every_row_is_new_to_its_day(tiny_dataset: Dataset, made: Dataset) -> None:
     for day in made.days:
         shown, new = rows_of(tiny_dataset, "train", day).to_pylist(), rows_of(made, "unlabelled", day).to_pylist()

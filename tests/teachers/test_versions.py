@@ -13,7 +13,7 @@ from recdistill.clicklog.batches import Rows
 from recdistill.clicklog.schema import Dataset
 from recdistill.config.models import Teachers
 from recdistill.errors import UserError
-from recdistill.teachers.versions import FINAL, Version, chains, versions
+from recdistill.teachers.versions import FINAL, Version, chains, days_of, labellers, versions
 
 DOMAIN = (("item", (1, 2, 5)),)
 
@@ -135,6 +135,31 @@ def test_chains_hold_every_version_once_after_what_it_continues(tiny_dataset: Da
         assert chain[0].continues is None
         assert all(later.continues == earlier.name for earlier, later in pairwise(chain))
     assert (max(map(len, lists)) > 1) == (teachers.regime == "prequential")
+
+
+@pytest.mark.parametrize("domain", [(), DOMAIN])
+@pytest.mark.parametrize("regime", ["later_days", "prequential"])
+def test_recombined_rows_of_a_day_are_labelled_by_who_scores_its_rows(
+    tiny_dataset: Dataset, regime: str, domain: tuple[tuple[str, tuple[int, ...]], ...]
+) -> None:
+    found = [version.within(domain) for version in versions(committee(regime), tiny_dataset)]
+    scores = {version.name: [rows for rows in version.scores if rows.split == "train"] for version in found}
+    labelling = labellers(found)
+    assert {version.name for version in labelling} == {name for name, rows in scores.items() if rows}
+    for version in labelling:
+        assert [(rows.days, rows.domain) for rows in version.scores] == [(r.days, domain) for r in scores[version.name]]
+        assert {rows.split for rows in version.scores} == {"unlabelled"}
+    learned_first = {"later_days": 3, "prequential": 1}[regime]
+    assert days_of(labelling) == [f"2026-01-{day + 1:02d}" for day in range(learned_first, 6)]
+
+
+@pytest.mark.parametrize("teachers", [committee("out_of_fold"), committee("in_sample")], ids=lambda t: t.regime)
+def test_where_versions_part_no_days_the_final_one_labels_all(tiny_dataset: Dataset, teachers: Teachers) -> None:
+    found = [version.within(DOMAIN) for version in versions(teachers, tiny_dataset)]
+    (version,) = labellers(found)
+    assert version.name == FINAL and version.seen == "unseen"
+    assert version.scores == (Rows("unlabelled", domain=DOMAIN),)
+    assert days_of([version]) is None
 
 
 def test_a_domain_keeps_to_its_rows(tiny_dataset: Dataset) -> None:
