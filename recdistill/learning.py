@@ -182,6 +182,7 @@ def _relevant(method: Method, settings: Distill) -> dict[str, Any]:
     out: dict[str, Any] = {"train": settings.train.model_dump(mode="json")}
     if method != "alone":
         out["soft_weight"] = settings.soft_weight
+        out["recombined"] = settings.recombine.weight if settings.recombine else 0.0
     if method == "diverse":
         out["diverse"] = settings.diverse.model_dump(mode="json")
     return out

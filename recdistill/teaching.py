@@ -88,7 +88,11 @@ class Teaching:
         if settings is None:
             return None
         days = days_of(labellers(versions(self.job.teachers, self.dataset)))
-        inputs = {"dataset": self.dataset.fingerprint, "recombine": settings.model_dump(mode="json"), "days": days}
+        inputs = {
+            "dataset": self.dataset.fingerprint,
+            "recombine": settings.model_dump(mode="json", exclude={"weight"}),
+            "days": days,
+        }
 
         def make(work: Path) -> None:
             recombine(self.dataset, settings, work, self.progress, days)

@@ -36,6 +36,8 @@ class Recombine(Section):
     """Rows for every training row."""
     groups: list[Annotated[list[str], Field(min_length=1)]] = Field(min_length=1, max_length=8)
     """Features that stay together, such as an item and its metadata. What no group holds stays with its row."""
+    weight: float = Field(1.0, ge=0)
+    """Of what teachers say about them; a click loss weighs 1, what teachers say about the log's rows `soft_weight`."""
     seed: int = Field(0, ge=0)
 
     @field_validator("groups", mode="before")
@@ -69,7 +71,7 @@ class Distill(Section):
     methods: list[Method] = Field(list(METHODS), min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2, 3, 4], min_length=1)
     soft_weight: float = Field(1.0, ge=0)
-    """Weight of what teachers say beside the click loss; not tied to 1 - a (Rec-Distill)."""
+    """Weight of what teachers say about the log's rows beside the click loss; not tied to 1 - a (Rec-Distill)."""
     recombine: Recombine | None = None
     """What every method but `alone` learns from beside the log."""
     train: Train = Train()

@@ -55,8 +55,8 @@ class QAAligner(Consensus):
     owed: Tensor
     """How many questions each teacher is behind what it counts for, float32 [n]."""
 
-    def __init__(self, members: list[Member], hidden: int, weight: float, settings: Diverse) -> None:
-        super().__init__(members, hidden, weight)
+    def __init__(self, members: list[Member], hidden: int, settings: Diverse) -> None:
+        super().__init__(members, hidden)
         self.settings = settings
         width, de = settings.question_width, settings.teacher_dim
         self.teachers = nn.Parameter(torch.randn(len(members), de) * 0.1)

@@ -28,8 +28,8 @@ class Consensus(Method):
     slope: Tensor
     intercept: Tensor
 
-    def __init__(self, members: list[Member], hidden: int, weight: float) -> None:
-        super().__init__(members, hidden, weight)
+    def __init__(self, members: list[Member], hidden: int) -> None:
+        super().__init__(members, hidden)
         self.register_buffer("slope", torch.ones(()))
         self.register_buffer("intercept", torch.zeros(()))
 
@@ -60,7 +60,7 @@ class Consensus(Method):
 
     def teach(self, logit: Tensor, word: Tensor, said: Answers, batch: Batch) -> Tensor:
         """Cross-entropy of the student's logit against the committee's probability, where anybody answered."""
-        return self.weight * soft_click_loss(logit, word.sigmoid(), batch.weight * said.present.any(1))
+        return soft_click_loss(logit, word.sigmoid(), batch.weight * said.present.any(1))
 
 
 class Mean(Consensus):

@@ -24,16 +24,15 @@ Reads = Literal["nothing", "logits", "embeddings"]
 class Method(nn.Module):
     """A way to learn from teachers.
 
-    `reads` says what of the cache is read, `reads_recombined` what of the answers on recombined rows. `weight` is the
-    weight of the teachers' loss beside the click loss.
+    `reads` says what of the cache is read, `reads_recombined` what of the answers on recombined rows.
     """
 
     reads: ClassVar[Reads] = "logits"
     reads_recombined: ClassVar[Reads] = "logits"
 
-    def __init__(self, members: list[Member], hidden: int, weight: float) -> None:
+    def __init__(self, members: list[Member], hidden: int) -> None:
         super().__init__()
-        self.members, self.weight = members, weight
+        self.members = members
 
     def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
         """The teachers' loss, a scalar.
@@ -61,7 +60,7 @@ class Single(Method):
         """Cross-entropy against the foundation's probability, where it answered."""
         said = answers(batch, self.members[:1])
         weight = batch.weight * said.present[:, 0]
-        return self.weight * soft_click_loss(logit, said.logit[:, 0].sigmoid(), weight)
+        return soft_click_loss(logit, said.logit[:, 0].sigmoid(), weight)
 
 
 class Confidence(Method):
@@ -82,7 +81,7 @@ class Confidence(Method):
         trust = trust / trust.sum(1, keepdim=True).clamp_min(1e-12)
         target = (trust * said.logit.sigmoid()).sum(1)
         # Cross-entropy is linear in the target, so the weighted sum of losses is the loss against the weighted sum.
-        return self.weight * soft_click_loss(logit, target, batch.weight * said.present.any(1))
+        return soft_click_loss(logit, target, batch.weight * said.present.any(1))
 
 
 class Hint(Method):
@@ -91,8 +90,8 @@ class Hint(Method):
     reads = "embeddings"
     reads_recombined = "embeddings"
 
-    def __init__(self, members: list[Member], hidden: int, weight: float) -> None:
-        super().__init__(members, hidden, weight)
+    def __init__(self, members: list[Member], hidden: int) -> None:
+        super().__init__(members, hidden)
         self.projectors = nn.ModuleList(nn.Linear(hidden, member.dim) for member in members if member.dim)
 
     def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
@@ -104,21 +103,26 @@ class Hint(Method):
             weight = batch.weight * said.present[:, i]
             distance = direction_distance(projector(hidden), said.embedded(i, every))
             total = total + (weight * distance).sum() / weight_of_all(weight)
-        return self.weight * total / max(1, len(seen))
+        return total / max(1, len(seen))
 
 
 class Distiller(Task):
-    """A student and the method it learns by."""
+    """A student and the method it learns by.
+
+    The teachers' loss weighs `shown` on rows of the log, beside a click loss of 1, and `recombined` on rows without
+    labels. There the final teachers speak, and nobody contradicts them; of the log's rows, whose labels say more than
+    the versions that have not seen them, a student may be better off with less of it.
+    """
 
     student: DLRM
     method: Method
 
-    def __init__(self, student: DLRM, method: Method) -> None:
+    def __init__(self, student: DLRM, method: Method, shown: float = 1.0, recombined: float = 1.0) -> None:
         super().__init__()
-        self.student, self.method = student, method
+        self.student, self.method, self.shown, self.recombined = student, method, shown, recombined
 
     def loss(self, batch: Batch) -> Tensor:
-        """Click loss, where there are labels, plus the teachers' loss, a scalar."""
+        """A scalar."""
         logit, hidden = self.student(batch)
         taught = self.method(hidden, logit, self.student.head, batch)
-        return click_loss(logit, batch) + taught if batch.labelled else taught
+        return click_loss(logit, batch) + self.shown * taught if batch.labelled else self.recombined * taught

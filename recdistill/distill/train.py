@@ -121,7 +121,7 @@ def _asked(dataset: Path, caches: Path, names: tuple[str, ...], split: SplitName
 def make_method(name: MethodName, members: list[Member], hidden: int, settings: Distill) -> Method:
     """The method of this name for a student whose last hidden activation is `hidden` wide."""
     if name == "diverse":
-        return QAAligner(members, hidden, settings.soft_weight, settings.diverse)
+        return QAAligner(members, hidden, settings.diverse)
     kinds: dict[str, type[Method]] = {
         "alone": Alone,
         "single": Single,
@@ -129,7 +129,7 @@ def make_method(name: MethodName, members: list[Member], hidden: int, settings: 
         "hint": Hint,
         "confidence": Confidence,
     }
-    return kinds[name](members, hidden, settings.soft_weight)
+    return kinds[name](members, hidden)
 
 
 def distill_one(materials: Materials, name: MethodName, seed: int, settings: Distill, label: str, out: Path) -> None:
@@ -163,10 +163,12 @@ def train_student(
     """The best check of a student and its method, unsharded, and how the training went."""
     members, dataset, size = opened.members, opened.shown.dataset, settings.train.batch_size
 
+    unlabelled = settings.recombine.weight if settings.recombine else 0.0
+
     def build() -> Distiller:
         torch.manual_seed(seed)
-        student = DLRM(shape)
-        return Distiller(student, make_method(name, members, shape.top[-1], settings))
+        student, method = DLRM(shape), make_method(name, members, shape.top[-1], settings)
+        return Distiller(student, method, settings.soft_weight, unlabelled)
 
     distiller = build()
     if opened.start is not None:

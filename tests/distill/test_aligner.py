@@ -23,7 +23,7 @@ Make = Callable[..., Batch]
 
 def aligner(members: list[Member], questions: float = 1.0, **settings: Any) -> QAAligner:
     torch.manual_seed(2)
-    return QAAligner(members, HIDDEN, 1.0, Diverse(question_width=8, teacher_dim=4, questions=questions, **settings))
+    return QAAligner(members, HIDDEN, Diverse(question_width=8, teacher_dim=4, questions=questions, **settings))
 
 
 def student(rows: int) -> tuple[Tensor, Tensor, nn.Linear]:
@@ -60,7 +60,7 @@ def test_the_word_is_calibrated_on_rows_that_nobody_learned_from(members: list[M
     batch.weight = torch.ones(rows)
     batch.extra = {f"logit.{name}": signal[:, at] for at, name in enumerate("abc")}
     batch.extra |= {f"logit.{name}?": torch.arange(rows) < rows - 5 for name in "abc"}
-    module = Mean(trio, HIDDEN, 1.0)
+    module = Mean(trio, HIDDEN)
     module.calibrate([batch, answered(rows=3)])
     assert float(module.slope) == pytest.approx(3, rel=0.05) and float(module.intercept) == pytest.approx(0.5, abs=0.05)
     assert "slope" in module.state_dict() and "slope" not in dict(module.named_parameters())
@@ -142,7 +142,6 @@ def test_a_row_weighs_as_much_as_the_teacher_that_is_asked_counts_on_it(deep: li
     losses = []
     for label in (0.0, 1.0):
         batch, module = answered(), aligner(deep, align_weight=0)
-        module.weight = 0.0
         counts = torch.arange(40) % 2
         for member in deep:
             codes = encode(torch.randn(40, 5, generator=torch.Generator().manual_seed(1)).numpy())

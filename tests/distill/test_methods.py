@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from recdistill.clicklog.batches import Batch
 from recdistill.config.job import METHODS, Distill
 from recdistill.distill.committee import Member
-from recdistill.distill.methods import Method
+from recdistill.distill.methods import Distiller, Method
 from recdistill.distill.train import make_method
+from recdistill.models.task import click_loss
 from recdistill.teachers.codes import decode, encode
 
 HIDDEN = 7
-WEIGHT = 0.7
 Make = Callable[..., Batch]
 
 
 def make(name: str, members: list[Member], **diverse: float) -> Method:
     torch.manual_seed(2)
-    settings = Distill.model_validate({"soft_weight": WEIGHT, "diverse": {"question_width": 8, **diverse}})
+    settings = Distill.model_validate({"diverse": {"question_width": 8, **diverse}})
     return make_method(name, members, HIDDEN, settings)  # type: ignore[arg-type]
 
 
@@ -65,7 +65,28 @@ def soft_loss(batch: Batch, members: list[Member], target_of: Callable[..., floa
         if target is not None:
             total += weight[row] * cross_entropy(logit[row], target)
             norm += weight[row]
-    return WEIGHT * total / norm
+    return total / norm
+
+
+class Student(nn.Module):
+    """Knows one batch."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.hidden, self.logit, self.head = student(rows)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.logit, self.hidden
+
+
+def test_what_teachers_say_weighs_by_where_they_say_it(members: list[Member], answered: Make) -> None:
+    batch = answered()
+    distiller = Distiller(Student(len(batch)), make("single", members), 0.3, 2.0)  # type: ignore[arg-type]
+    taught = loss_of(distiller.method, batch)
+    clicks = click_loss(distiller.student(batch)[0], batch)
+    assert float(distiller(batch).detach()) == pytest.approx(float(clicks.detach()) + 0.3 * taught)
+    batch.labelled = False
+    assert float(distiller(batch).detach()) == pytest.approx(2.0 * taught)
 
 
 def test_alone_adds_nothing(members: list[Member], answered: Make) -> None:
@@ -117,7 +138,7 @@ def test_hint_is_the_distance_of_directions_after_a_projection(members: list[Mem
             if weight[row]:
                 distance += float(weight[row] * (a / a.norm() - b / b.norm()).square().sum().detach())
         total += distance / float(weight.sum())
-    assert loss_of(method, batch) == pytest.approx(WEIGHT * total / 2, rel=1e-4)
+    assert loss_of(method, batch) == pytest.approx(total / 2, rel=1e-4)
 
 
 def test_nobody_with_an_embedding_leaves_hint_with_nothing(answered: Make) -> None:
