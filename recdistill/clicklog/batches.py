@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,7 @@ from torch import Tensor
 from torchrec import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
-from recdistill.clicklog.columns import joined, sparse, tensor
+from recdistill.clicklog.columns import Vectors, joined, sparse, tensor, vectors
 from recdistill.clicklog.hashing import mix
 from recdistill.clicklog.parts import read_part
 from recdistill.clicklog.schema import PART_ROWS, Dataset, Part, Schema, SplitName
@@ -72,9 +73,9 @@ class Batch(Pipelineable):
     """B impressions.
 
     `dense` float32 [B, D] in schema order; `sparse` int64 ids keyed by feature, stride B; `label`, `weight` float32
-    [B]; `example_id` int64 [B]; `extra` whatever columns were joined: float32 [B] or vectors [B, d], with a bool
-    [B] under `<name>?` that says which rows have one. Labels are zeros where `labelled` is false. `rows` are the same
-    bags as rows of a model's tables, once it has located them.
+    [B]; `example_id` int64 [B]; `extra` whatever numbers were joined, float32 [B], with a bool [B] under `<name>?` that
+    says which rows have one; `vectors` whatever vectors were. Labels are zeros where `labelled` is false. `rows` are
+    the same bags as rows of a model's tables, once it has located them.
     """
 
     dense: Tensor
@@ -83,6 +84,7 @@ class Batch(Pipelineable):
     weight: Tensor
     example_id: Tensor
     extra: dict[str, Tensor] = field(default_factory=dict)
+    vectors: dict[str, Vectors] = field(default_factory=dict)
     labelled: bool = True
     rows: KeyedJaggedTensor | None = None
 
@@ -95,9 +97,7 @@ class Batch(Pipelineable):
 
     def take(self, index: Tensor) -> Batch:
         """The batch of its rows `index` (int64)."""
-        return self._map(
-            lambda value: value.index_select(0, index) if isinstance(value, Tensor) else _bags_of(value, index)
-        )
+        return self._map(lambda value: _rows_of(value, index))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory."""
@@ -110,7 +110,9 @@ class Batch(Pipelineable):
     def _map(self, function: Callable) -> Batch:
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         mapped = {name: function(value) for name, value in own.items() if isinstance(value, Tensor | KeyedJaggedTensor)}
-        return replace(self, **mapped, extra={name: function(value) for name, value in self.extra.items()})
+        extra = {name: function(value) for name, value in self.extra.items()}
+        vectors = {name: function(value) for name, value in self.vectors.items()}
+        return replace(self, **mapped, extra=extra, vectors=vectors)
 
 
 class Block:
@@ -129,18 +131,27 @@ class Block:
         self.example_id = tensor(table["example_id"])
         known = {*self.keys, *dense, "label", "weight", "example_id"}
         self.extra: dict[str, Tensor] = {}
+        self.vectors: dict[str, Vectors] = {}
         for name in table.column_names:
-            if name not in known:
-                self.extra[name], self.extra[name + "?"] = joined(table[name], table.schema.field(name))
+            if pa.types.is_fixed_size_binary(table[name].type):
+                self.vectors[name] = vectors(table[name], table.schema.field(name))
+            elif name not in known:
+                self.extra[name], self.extra[name + "?"] = joined(table[name])
 
     def cut(self, start: int, stop: int) -> Batch:
         """The batch of the rows from `start` to before `stop`; only its ids are copied."""
-        return self._batch(lambda value: value[start:stop], [bags.cut(start, stop) for bags in self.bags])
+        return self._batch(
+            lambda value: value[start:stop],
+            [bags.cut(start, stop) for bags in self.bags],
+            {name: value.cut(start, stop) for name, value in self.vectors.items()},
+        )
 
     def take(self, index: Tensor) -> Batch:
         """The batch of rows `index` (int64 [B])."""
         return self._batch(
-            lambda value: value.index_select(0, index), [bags.take(index).cut(0, len(index)) for bags in self.bags]
+            lambda value: value.index_select(0, index),
+            [bags.take(index).cut(0, len(index)) for bags in self.bags],
+            {name: value.take(index) for name, value in self.vectors.items()},
         )
 
     def reorder(self, order: Tensor) -> None:
@@ -151,8 +162,11 @@ class Block:
         self.weight = self.weight.index_select(0, order)
         self.example_id = self.example_id.index_select(0, order)
         self.extra = {name: value.index_select(0, order) for name, value in self.extra.items()}
+        self.vectors = {name: value.take(order) for name, value in self.vectors.items()}
 
-    def _batch(self, of: Callable[[Tensor], Tensor], bags: list[tuple[np.ndarray, np.ndarray]]) -> Batch:
+    def _batch(
+        self, of: Callable[[Tensor], Tensor], bags: list[tuple[np.ndarray, np.ndarray]], vectors: dict[str, Vectors]
+    ) -> Batch:
         ids = np.concatenate([np.zeros(0, np.int64), *(ids for ids, _ in bags)])
         lengths = np.concatenate([np.zeros(0, np.int32), *(lengths for _, lengths in bags)])
         return Batch(
@@ -162,6 +176,7 @@ class Block:
             weight=of(self.weight),
             example_id=of(self.example_id),
             extra={name: of(value) for name, value in self.extra.items()},
+            vectors=vectors,
             labelled=self.labelled,
         )
 
@@ -283,6 +298,13 @@ def _columns(schema: Schema, features: Sequence[str] | None, split: SplitName) -
     if split == "unlabelled":
         return ["example_id", *chosen]
     return ["example_id", "label", *(["weight"] if schema.has_weight else []), *chosen]
+
+
+def _rows_of(value: Any, index: Tensor) -> Any:
+    """Rows `index` (int64) of a tensor, of bags or of vectors."""
+    if isinstance(value, KeyedJaggedTensor):
+        return _bags_of(value, index)
+    return value.take(index) if isinstance(value, Vectors) else value.index_select(0, index)
 
 
 def _bags_of(sparse: KeyedJaggedTensor, index: Tensor) -> KeyedJaggedTensor:

@@ -59,6 +59,53 @@ class Bags:
         return np.concatenate([[0], np.cumsum(self._lengths, dtype=np.int64)])
 
 
+class Vectors:
+    """Vectors of rows, [rows, d]: rows `index` (int64) of `source`, put together only where somebody looks at them.
+
+    What a teacher cached is wide, and a method that asks about a few rows of a batch need not move the others.
+    """
+
+    def __init__(self, source: Tensor, index: Tensor) -> None:
+        self.source, self.index = source, index
+
+    def take(self, index: Tensor) -> Vectors:
+        """Those of rows `index` (int64)."""
+        return Vectors(self.source, self.index.index_select(0, index))
+
+    def cut(self, start: int, stop: int) -> Vectors:
+        """Those of the rows from `start` to before `stop`."""
+        return Vectors(self.source, self.index[start:stop])
+
+    def of(self, rows: Tensor) -> Tensor:
+        """The vectors of some rows (int64 [K]), [K, d]."""
+        return self.source.index_select(0, self.index.index_select(0, rows))
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Vectors:
+        """The same on another device, where nothing but these rows goes."""
+        if device == self.source.device:
+            return self
+        return whole(self.source.index_select(0, self.index).to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Vectors:
+        """The same in page-locked memory."""
+        return whole(self.source.index_select(0, self.index).pin_memory())
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Tells the allocator that `stream` uses these."""
+        self.source.record_stream(stream)
+
+
+def whole(source: Tensor) -> Vectors:
+    """Vectors [rows, d] that lie in the order of their rows."""
+    return Vectors(source, torch.arange(len(source), device=source.device))
+
+
+def vectors(chunked: pa.ChunkedArray, field: pa.Field) -> Vectors:
+    """A column of vectors; where a row has none, whatever bytes lie there."""
+    values = binary_to_vectors(_one(chunked), field)
+    return whole(tensor(pa.array(values.reshape(-1))).view(values.shape))
+
+
 def sparse(chunked: pa.ChunkedArray) -> Single | Bags:
     """A column of ids or of lists of ids, int64."""
     column = _one(chunked)
@@ -77,11 +124,8 @@ def tensor(column: pa.Array | pa.ChunkedArray) -> Tensor:
     return torch.from_dlpack(_one(column) if isinstance(column, pa.ChunkedArray) else column)
 
 
-def joined(chunked: pa.ChunkedArray, field: pa.Field) -> tuple[Tensor, Tensor]:
-    """What was joined to the rows, float32 [rows] or vectors [rows, d], and which rows have one, bool [rows]."""
+def joined(chunked: pa.ChunkedArray) -> tuple[Tensor, Tensor]:
+    """Numbers that were joined to the rows, float32 [rows], and which rows have one, bool [rows]."""
     column = _one(chunked)
     present = torch.from_numpy(np.asarray(column.is_valid()))
-    if pa.types.is_fixed_size_binary(column.type):
-        vectors = binary_to_vectors(column, field)
-        return tensor(pa.array(vectors.reshape(-1))).view(vectors.shape), present
     return tensor(pc.fill_null(column, 0).cast(pa.float32())), present

@@ -98,7 +98,7 @@ class Hint(Method):
         """Mean over teachers of the squared distance of directions between projection and embedding."""
         said, every = answers(batch, self.members), torch.arange(len(batch), device=logit.device)
         total = logit.new_zeros(())
-        seen = [i for i, codes in enumerate(said.embedding) if codes.shape[1]]
+        seen = [i for i, codes in enumerate(said.embedding) if codes is not None]
         for i, projector in zip(seen, self.projectors, strict=True):
             weight = batch.weight * said.present[:, i]
             distance = direction_distance(projector(hidden), said.embedded(i, every))

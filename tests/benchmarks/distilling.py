@@ -21,6 +21,7 @@ from material import Stream, fit_once, job, run, student
 from timing import Result, interleaved, options
 
 from recdistill.clicklog.batches import Rows, batches
+from recdistill.clicklog.columns import whole
 from recdistill.config import Job
 from recdistill.config.job import Distill, Method
 from recdistill.config.models import Train
@@ -99,8 +100,8 @@ def asked(stream: Stream, teachers: dict[str, Teacher], shape: Shape) -> Stream:
         everyone = torch.ones(len(batch), dtype=torch.bool)
         for name, teacher in teachers.items():
             logit, embedding = teacher.score(replace(batch, dense=batch.dense[:, dense[name]]))
-            batch.extra |= {f"logit.{name}": logit, f"embedding.{name}": torch.from_numpy(encode(embedding.numpy()))}
-            batch.extra |= {f"logit.{name}?": everyone, f"embedding.{name}?": everyone}
+            batch.extra |= {f"logit.{name}": logit, f"logit.{name}?": everyone}
+            batch.vectors[f"embedding.{name}"] = whole(torch.from_numpy(encode(embedding.numpy())))
         yield batch
 
 

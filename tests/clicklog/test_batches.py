@@ -246,9 +246,25 @@ def test_joined_columns_line_up(five_days: Dataset, rows: Rows) -> None:
         assert torch.equal(batch.extra["logit.t?"], present)
         assert torch.equal(batch.extra["logit.t"], torch.where(present, numbers / 8, 0.0))
         expected = torch.stack([numbers, numbers % 10], dim=1).half()
-        assert torch.equal(batch.extra["embedding.t"], expected) and batch.extra["embedding.t?"].all()
+        assert torch.equal(batch.vectors["embedding.t"].of(torch.arange(len(batch))), expected)
         seen += len(batch)
     assert seen == len(ids(batches(five_days, rows, 7)))
+
+
+def test_vectors_stay_where_they_are_until_somebody_looks(five_days: Dataset) -> None:
+    def join(part: Part, table: pa.Table) -> pa.Table:
+        numbers = table["example_id"].to_numpy()
+        return table.append_column(binary_field("v", "int64", 1), vectors_to_binary(numbers[:, None].copy()))
+
+    places, every = set(), torch.arange(7)
+    for batch in batches(five_days, Rows("train"), 7, shuffle=np.random.default_rng(3), join=join):
+        places.add(batch.vectors["v"].source.data_ptr())
+        some = torch.tensor([4, 0]) if len(batch) > 4 else torch.tensor([0])
+        assert torch.equal(batch.vectors["v"].of(some)[:, 0], batch.example_id[some])
+        assert torch.equal(batch.take(some).vectors["v"].of(every[: len(some)])[:, 0], batch.example_id[some])
+    assert len(places) == 1
+    moved = batch.to(torch.device("meta")).vectors["v"]
+    assert (moved.source.device.type, len(moved.source), len(moved.index)) == ("meta", len(batch), len(batch))
 
 
 def test_a_batch_moves_with_everything_in_it(five_days: Dataset) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
 from recdistill.clicklog.batches import Batch
+from recdistill.clicklog.columns import whole
 from recdistill.clicklog.schema import SPLITS, Dataset
 from recdistill.config.job import Distill
 from recdistill.config.models import FileTeacher, Student, Teachers, Train
@@ -69,14 +70,14 @@ def answered(members: list[Member]) -> Callable[..., Batch]:
         rng = torch.Generator().manual_seed(seed)
         present = torch.rand(rows, len(members), generator=rng) < 0.6
         present[0], present[-1] = True, False
-        extra = {}
+        extra, embeddings = {}, {}
         for number, member in enumerate(members):
             here = present[:, number]
             extra[f"logit.{member.name}"] = torch.randn(rows, generator=rng) * here
             extra[f"logit.{member.name}?"] = here
             if member.dim:
-                vectors = torch.from_numpy(encode(torch.randn(rows, member.dim, generator=rng).numpy())) * here[:, None]
-                extra |= {f"embedding.{member.name}": vectors, f"embedding.{member.name}?": torch.ones(rows).bool()}
+                codes = torch.from_numpy(encode(torch.randn(rows, member.dim, generator=rng).numpy())) * here[:, None]
+                embeddings[f"embedding.{member.name}"] = whole(codes)
         return Batch(
             dense=torch.zeros(rows, 0),
             sparse=KeyedJaggedTensor(keys=[], values=torch.zeros(0).long(), lengths=torch.zeros(0).int()),
@@ -84,6 +85,7 @@ def answered(members: list[Member]) -> Callable[..., Batch]:
             weight=torch.randint(1, 4, (rows,), generator=rng).float(),
             example_id=torch.arange(rows),
             extra=extra,
+            vectors=embeddings,
         )
 
     return make

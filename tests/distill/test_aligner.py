@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recdistill.clicklog.batches import Batch
+from recdistill.clicklog.columns import Vectors, whole
 from recdistill.config.job import Diverse
 from recdistill.distill.aligner import QAAligner
 from recdistill.distill.committee import Member, answers
@@ -19,6 +20,10 @@ from recdistill.teachers.codes import encode
 
 HIDDEN = 7
 Make = Callable[..., Batch]
+
+
+def coded(embedding: Tensor) -> Vectors:
+    return whole(torch.from_numpy(encode(embedding.numpy())))
 
 
 def aligner(members: list[Member], questions: float = 1.0, **settings: Any) -> QAAligner:
@@ -108,7 +113,7 @@ def test_every_term_counts(members: list[Member], answered: Make, term: str) -> 
 def test_a_batch_asks_one_teacher_on_a_share_of_the_rows_that_it_answered(deep: list[Member], answered: Make) -> None:
     batch = answered(rows=60)
     for member in deep:
-        batch.extra[f"embedding.{member.name}"] = torch.from_numpy(encode(torch.randn(60, 5).numpy()))
+        batch.vectors[f"embedding.{member.name}"] = coded(torch.randn(60, 5))
     module = aligner(deep, questions=0.25)
     hidden, logit, head = student(len(batch))
     rows = present_in(batch, deep)[:15].sum(0).tolist()
@@ -122,7 +127,7 @@ def test_a_batch_asks_one_teacher_on_a_share_of_the_rows_that_it_answered(deep: 
 def test_a_teacher_is_asked_as_often_as_it_counts(deep: list[Member], answered: Make) -> None:
     batch, module = answered(), aligner(deep)
     for member, counts in zip(deep, (0.5, 0.3, 0.2), strict=True):
-        batch.extra[f"embedding.{member.name}"] = torch.from_numpy(encode(torch.randn(40, 5).numpy()))
+        batch.vectors[f"embedding.{member.name}"] = coded(torch.randn(40, 5))
         batch.extra[f"logit.{member.name}?"] = torch.ones(40).bool()
         batch.extra[f"importance.{member.name}"] = torch.full((40,), counts)
     parts = student(len(batch))
@@ -144,8 +149,7 @@ def test_a_row_weighs_as_much_as_the_teacher_that_is_asked_counts_on_it(deep: li
         batch, module = answered(), aligner(deep, align_weight=0)
         counts = torch.arange(40) % 2
         for member in deep:
-            codes = encode(torch.randn(40, 5, generator=torch.Generator().manual_seed(1)).numpy())
-            batch.extra[f"embedding.{member.name}"] = torch.from_numpy(codes)
+            batch.vectors[f"embedding.{member.name}"] = coded(torch.ones(40, 5))
             batch.extra[f"logit.{member.name}?"] = torch.ones(40).bool()
             batch.extra[f"importance.{member.name}"] = counts.float()
         batch.weight = counts.float()
@@ -158,7 +162,7 @@ def test_on_rows_without_a_label_the_committees_logit_teaches_and_nothing_else(
     members: list[Member], answered: Make
 ) -> None:
     batch, module = answered(), aligner(members)
-    batch.extra = {name: value for name, value in batch.extra.items() if not name.startswith("embedding.")}
+    batch.vectors = {}
     batch.labelled = False
     hidden, logit, head = student(len(batch))
     logit = logit.detach().requires_grad_()

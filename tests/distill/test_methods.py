@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recdistill.clicklog.batches import Batch
+from recdistill.clicklog.columns import whole
 from recdistill.config.job import METHODS, Distill
 from recdistill.distill.committee import Member
 from recdistill.distill.methods import Distiller, Method
@@ -134,7 +135,7 @@ def test_hint_is_the_distance_of_directions_after_a_projection(members: list[Mem
         weight = batch.weight * batch.extra[f"logit.{member.name}?"]
         distance = 0.0
         for row in range(len(batch)):
-            a, b = projector(hidden[row]), decode(batch.extra[f"embedding.{member.name}"][row : row + 1])[0]
+            a, b = projector(hidden[row]), decode(batch.vectors[f"embedding.{member.name}"].of(torch.tensor([row])))[0]
             if weight[row]:
                 distance += float(weight[row] * (a / a.norm() - b / b.norm()).square().sum().detach())
         total += distance / float(weight.sum())
@@ -148,17 +149,17 @@ def test_nobody_with_an_embedding_leaves_hint_with_nothing(answered: Make) -> No
 @pytest.mark.parametrize("name", METHODS)
 def test_what_an_absent_teacher_holds_does_not_matter(members: list[Member], answered: Make, name: str) -> None:
     batch, method = answered(), make(name, members)
-    extra = dict(batch.extra)
+    extra, vectors = dict(batch.extra), dict(batch.vectors)
     for member in members:
         absent = ~batch.extra[f"logit.{member.name}?"]
-        for key in {f"logit.{member.name}", f"embedding.{member.name}"} & extra.keys():
-            extra[key] = extra[key].clone()
-            noise = torch.randn(int(absent.sum()), member.dim + 1) * 5
-            extra[key][absent] = (
-                noise[:, 0] if key.startswith("logit") else torch.from_numpy(encode(noise[:, 1:].numpy()))
-            )
+        noise = torch.randn(int(absent.sum()), member.dim + 1) * 5
+        extra[f"logit.{member.name}"] = extra[f"logit.{member.name}"].masked_scatter(absent, noise[:, 0])
+        if member.dim:
+            codes = vectors[f"embedding.{member.name}"].source.clone()
+            codes[absent] = torch.from_numpy(encode(noise[:, 1:].numpy()))
+            vectors[f"embedding.{member.name}"] = whole(codes)
     again = copy.deepcopy(method)  # whom `diverse` asks depends on whom it asked before
-    assert loss_of(again, replace(batch, extra=extra)) == loss_of(method, batch)
+    assert loss_of(again, replace(batch, extra=extra, vectors=vectors)) == loss_of(method, batch)
 
 
 @pytest.mark.parametrize("name", METHODS)

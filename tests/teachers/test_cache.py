@@ -128,7 +128,7 @@ def test_joined_answers_are_calibrated_and_absent_where_nobody_answered(school: 
         present, logit = batch.extra["logit.expert?"], batch.extra["logit.expert"]
         items = [bag.tolist() for bag in batch.sparse["item"].to_dense()]
         assert present.tolist() == [item[0] in domain[0][1] for item in items]
-        assert not logit[~present].any() and not batch.extra["embedding.expert"][~present].any()
+        assert not logit[~present].any() and not batch.vectors["embedding.expert"].of((~present).nonzero()[:, 0]).any()
         answered += int(present.sum())
     assert answered == cache.rows("train") > 100
     for name, version in by_fold.items():
