@@ -32,8 +32,8 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from recdistill import ranks
 from recdistill.clicklog.batches import Batch
@@ -81,7 +81,7 @@ class QAAligner(Consensus):
         """Learns G."""
         self.gate.learn(said, label, weight)
 
-    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
+    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Linear, batch: Batch) -> Tensor:
         """The loss above, a scalar."""
         said = answers(batch, self.members)
         word, p = self.word(said)
@@ -91,7 +91,7 @@ class QAAligner(Consensus):
         rows = math.ceil(len(batch) * self.settings.questions)
         return loss + self._question(hidden[:rows], p[:rows], said, head, batch)
 
-    def _question(self, hidden: Tensor, p: Tensor, said: Answers, head: nn.Module, batch: Batch) -> Tensor:
+    def _question(self, hidden: Tensor, p: Tensor, said: Answers, head: nn.Linear, batch: Batch) -> Tensor:
         """The losses of questions and answers on the first rows of a batch, a scalar."""
         counts = batch.weight[: len(p), None] * p
         total = ranks.mean(counts.sum(0))
@@ -102,8 +102,8 @@ class QAAligner(Consensus):
         weight, hidden = counts[rows, asked], hidden[rows]
         translated = self._translation(asked, hidden.detach(), said.embedded(asked, rows), said.logit[rows, asked])
         align = (weight * direction_distance(hidden, translated.detach())).sum() / weight_of_all(weight)
-        fixed = {name: value.detach() for name, value in head.named_parameters()}
-        useful = soft_click_loss(functional_call(head, fixed, (translated,)).squeeze(1), batch.label[rows], weight)
+        grounded = F.linear(translated, head.weight.detach(), head.bias.detach()).squeeze(1)
+        useful = soft_click_loss(grounded, batch.label[rows], weight)
         return self.settings.align_weight * align + self.settings.answer_weight * useful
 
     def _next(self, share: Tensor) -> int:
@@ -148,7 +148,7 @@ class _Attending(nn.Module):
 
     def forward(self, z: Tensor, question: Tensor) -> Tensor:
         """[K, dim] and [K, dim] to [K, answer_dim]: what was attended to, beside the embedding itself."""
-        pieces = nn.functional.pad(z, (0, self.pad)).view(len(z), self.tokens, TOKEN) + self.place
+        pieces = F.pad(z, (0, self.pad)).view(len(z), self.tokens, TOKEN) + self.place
         score = (self.key(pieces) @ self.query(question)[:, :, None]).squeeze(2) / math.sqrt(TOKEN)
         return torch.cat([(score.softmax(1)[:, :, None] * self.value(pieces)).sum(1), z], dim=1)
 

@@ -66,7 +66,7 @@ class Consensus(Method):
 class Mean(Consensus):
     """All teachers alike: the mean of the committee's logits as the one soft label."""
 
-    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
+    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Linear, batch: Batch) -> Tensor:
         """Cross-entropy against the committee's word."""
         said = answers(batch, self.members)
         return self.teach(logit, self.word(said)[0], said, batch)

@@ -34,7 +34,7 @@ class Method(nn.Module):
         super().__init__()
         self.members = members
 
-    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
+    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Linear, batch: Batch) -> Tensor:
         """The teachers' loss, a scalar.
 
         `hidden` [B, ds] and `logit` [B] are the student's, `head` its last layer (hidden to logit).
@@ -48,7 +48,7 @@ class Alone(Method):
     reads = "nothing"
     reads_recombined = "nothing"
 
-    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
+    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Linear, batch: Batch) -> Tensor:
         """Zero."""
         return logit.new_zeros(())
 
@@ -56,7 +56,7 @@ class Alone(Method):
 class Single(Method):
     """The foundation's soft labels (Hinton et al. 2015); the foundation is the first member."""
 
-    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
+    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Linear, batch: Batch) -> Tensor:
         """Cross-entropy against the foundation's probability, where it answered."""
         said = answers(batch, self.members[:1])
         weight = batch.weight * said.present[:, 0]
@@ -70,7 +70,7 @@ class Confidence(Method):
     Where there is no label all weights are alike.
     """
 
-    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
+    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Linear, batch: Batch) -> Tensor:
         """Sum over teachers of w_i times the cross-entropy against teacher i."""
         said = answers(batch, self.members)
         label = batch.label[:, None].expand_as(said.logit)
@@ -94,7 +94,7 @@ class Hint(Method):
         super().__init__(members, hidden)
         self.projectors = nn.ModuleList(nn.Linear(hidden, member.dim) for member in members if member.dim)
 
-    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Module, batch: Batch) -> Tensor:
+    def forward(self, hidden: Tensor, logit: Tensor, head: nn.Linear, batch: Batch) -> Tensor:
         """Mean over teachers of the squared distance of directions between projection and embedding."""
         said, every = answers(batch, self.members), torch.arange(len(batch), device=logit.device)
         total = logit.new_zeros(())

@@ -19,7 +19,7 @@ from recdistill.init.roles import Roles, assign
 from recdistill.init.sample import Sample, take
 from recdistill.init.sizes import choose_student, choose_teacher
 from recdistill.init.splits import choose_split
-from recdistill.init.subjects import comes_again, goes_with
+from recdistill.init.subjects import comes_again, goes_with, tells
 
 LEAST_ROWS = 100
 
@@ -39,6 +39,7 @@ class Draft:
         doubts: sentences.
         columns: profiles by column.
         of_the_item: the item's feature and those that go with it, where rows can be recombined; else empty.
+        news: days bring new items, so teachers go from day to day.
     """
 
     sample: Sample
@@ -51,6 +52,7 @@ class Draft:
     doubts: list[str]
     columns: dict[str, Profile]
     of_the_item: list[str]
+    news: bool
 
     def distinct(self, name: str) -> int:
         """How many values the sample has of a feature."""
@@ -99,18 +101,18 @@ def draft(paths: list[str], label: str | None = None) -> Draft:
     teacher = choose_teacher(rows)
     student, small = choose_student(features, columns, teacher)
     doubts = [*_about_columns(choices, True), *doubts, *found.doubts, *said, *small, *_about_columns(choices, False)]
-    own = _of_the_item(features, columns, found.subjects, time)
-    return Draft(sample, found, choices, features, split, teacher, student, doubts, columns, own)
+    new = "item" in found.subjects and time is not None and not comes_again(columns[found.subjects["item"]], time)
+    news = new and split.by == "days"
+    own = [] if new and not news else _of_the_item(features, columns, found.subjects)
+    return Draft(sample, found, choices, features, split, teacher, student, doubts, columns, own, news)
 
 
-def _of_the_item(
-    features: dict[str, Choice], columns: dict[str, Profile], subjects: dict[str, str], time: Array | None
-) -> list[str]:
-    """Empty unless user and item are known, and items are there for long enough."""
+def _of_the_item(features: dict[str, Choice], columns: dict[str, Profile], subjects: dict[str, str]) -> list[str]:
+    """Empty unless user and item are known, and items are there often enough."""
     if len(subjects) < 2:
         return []
     user, item = (columns[subjects[role]] for role in ("user", "item"))
-    if not comes_again(item, time):
+    if not tells(item):
         return []
     return [
         name

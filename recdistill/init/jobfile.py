@@ -193,23 +193,27 @@ def _models(draft: Draft) -> list[str]:
     train = teacher.train
     ids = [draft.named(column) for column in draft.roles.subjects.values()]
     ids += [draft.history] if draft.history else []
+    unknown = ", unknown: 0.3" if draft.news else ""
     lines = [
         "teachers:",
-        "  regime: out_of_fold   # each fold is scored by a teacher that has not seen it",
-        "  folds: 3",
+        *(
+            ["  regime: prequential   # days bring new items: each is scored by teachers of those before"]
+            if draft.news
+            else ["  regime: out_of_fold   # each fold is scored by a teacher that has not seen it", "  folds: 3"]
+        ),
         "  members:",
         "    foundation:",
-        f"      {{kind: dlrm, dim: {teacher.dim}, top: {teacher.top}, dropout: {teacher.dropout}, train: &teacher "
-        f"{{batch_size: {train.batch_size}, epochs: {train.epochs}, patience: {train.patience}}}}}",
+        f"      {{kind: dlrm, dim: {teacher.dim}, top: {teacher.top}, dropout: {teacher.dropout}{unknown}, "
+        f"train: &teacher {{batch_size: {train.batch_size}, epochs: {train.epochs}, patience: {train.patience}}}}}",
     ]
     if len(ids) > 1:
         half = [width // 2 for width in teacher.top]
-        sizes = f"dim: {teacher.dim // 2}, top: {half}, train: *teacher"
+        sizes = f"dim: {teacher.dim // 2}, top: {half}{unknown}, train: *teacher"
         lines.append(f"    ids: {{kind: dlrm, features: [{', '.join(ids)}], {sizes}}}")
     interaction = "" if student.interaction == "dot" else f", interaction: {student.interaction}"
     lines += [
         "    trees: {kind: sklearn}",
-        f"student: {{compression: {student.compression:g}, top: {student.top}{interaction}}}",
+        f"student: {{compression: {student.compression:g}, top: {student.top}{interaction}{unknown}}}",
         "distill:",
         *_recombine(draft),
         f"  train: {{batch_size: {train.batch_size}, epochs: {2 * train.epochs}}}",

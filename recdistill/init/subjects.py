@@ -16,16 +16,18 @@ FOLLOWS, EXPLAINED = 1.02, 0.5
 counter, is the item's where the item explains so much of its variance, and more than the user does."""
 
 
-def comes_again(item: Profile, time: Array | None) -> bool:
-    """Whether items have rows enough to tell what is theirs, and later rows (`time`, [rows]) are of items known before.
+def tells(item: Profile) -> bool:
+    """Whether items have rows enough to tell what is theirs."""
+    return len(item.codes) >= LEAST_ROWS * item.distinct
 
-    Of items that live for hours, such as news, teachers know too much on the days that they learned from: recombined
-    rows brought nothing there (Globo, tests/benchmarks/LEDGER.md).
+
+def comes_again(item: Profile, time: Array) -> bool:
+    """Whether later rows (`time`, [rows]) are of items known before.
+
+    Of items that live for hours, such as news, teachers know too much on the days that they learned from. They must go
+    from day to day there, and say what they think of a day before they learn from it (Globo, in
+    tests/benchmarks/LEDGER.md).
     """
-    if len(item.codes) < LEAST_ROWS * item.distinct:
-        return False
-    if time is None:
-        return True
     order = np.argsort(time, kind="stable")
     first, last = np.split(item.codes[order], [int(len(order) * BEFORE)])
     return bool(np.isin(last, first).mean() > KNOWN)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from recdistill.config.load import load_job
 from recdistill.init.draft import Draft
 from recdistill.init.jobfile import render
 
@@ -46,7 +48,21 @@ def test_without_a_user_nothing_is_recombined(look: Look) -> None:
     assert not look(drop=("user_id",)).of_the_item
 
 
-def test_news_is_not_recombined(look: Look) -> None:
+def test_news_is_taught_day_by_day(look: Look, tmp_path: Path) -> None:
     days = 1_767_225_600 + np.arange(ROWS) * 864
-    assert look(timestamp=days).of_the_item
-    assert not look(timestamp=days, item_id=np.arange(ROWS) // 20).of_the_item
+    found = look(timestamp=days)
+    assert found.of_the_item and not found.news
+    text = render(found, ["log.csv"], tmp_path / "job.yaml")
+    assert "regime: out_of_fold" in text and "unknown" not in text
+
+    found = look(timestamp=days, item_id=np.arange(ROWS) // 20)
+    assert found.of_the_item and found.news
+    text = render(found, ["log.csv"], tmp_path / "job.yaml")
+    assert "regime: prequential" in text and "folds" not in text and text.count("unknown: 0.3") == 3
+    (tmp_path / "job.yaml").write_text(text)
+    job = load_job(tmp_path / "job.yaml", [])
+    assert job.student.unknown == 0.3 and job.distill.recombine is not None
+
+
+def test_new_items_without_days_are_not_recombined(look: Look) -> None:
+    assert not look(timestamp=1_767_225_600 + np.arange(ROWS), item_id=np.arange(ROWS) // 20).of_the_item
