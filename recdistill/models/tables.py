@@ -129,13 +129,21 @@ class Tables:
 
 def _by_row(rows: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     """The rows that a batch touches, each once; the bags that touch them, row by row; where each row's bags begin."""
-    # Sorted by row and then by bag, both in one number: many times faster than to sort one and reorder the other.
-    both = (rows << 32) | np.repeat(np.arange(len(lengths)), lengths)
-    both.sort()
-    rows = both >> 32
+    order = _order(rows)
+    rows, bags = rows[order], np.repeat(np.arange(len(lengths)), lengths)[order]
     first = np.flatnonzero(np.concatenate([[True], rows[1:] != rows[:-1]]))
-    both &= 0xFFFFFFFF
-    return torch.from_numpy(rows[first]), torch.from_numpy(both), torch.from_numpy(first)
+    return torch.from_numpy(rows[first]), torch.from_numpy(bags), torch.from_numpy(first)
+
+
+def _order(rows: np.ndarray) -> np.ndarray:
+    """The places of row numbers, int64 and not negative, in their order; of equal ones in the order of places.
+
+    numpy sorts 16 bits by radix, in a seventh of the time that it takes to compare whole numbers.
+    """
+    order = rows.astype(np.uint16).argsort(kind="stable")
+    for shift in range(16, int(rows.max(initial=0)).bit_length(), 16):
+        order = order[(rows[order] >> shift).astype(np.uint16).argsort(kind="stable")]
+    return order
 
 
 class _Sums(torch.autograd.Function):
