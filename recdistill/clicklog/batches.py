@@ -157,7 +157,8 @@ class Block:
     def reorder(self, order: Tensor) -> None:
         """Puts the rows into the order of a permutation (int64 [rows])."""
         self.bags = [bags.take(order) for bags in self.bags]
-        self.dense = self.dense.index_select(0, order)
+        # numpy takes a seventh of torch's time for rows of a few numbers.
+        self.dense = torch.from_numpy(self.dense.numpy().take(order.numpy(), axis=0))
         self.label = self.label.index_select(0, order)
         self.weight = self.weight.index_select(0, order)
         self.example_id = self.example_id.index_select(0, order)

@@ -25,8 +25,8 @@ class Diverse(Section):
     """Hidden width of the question and answer augmenters."""
     align_weight: float = Field(0.002, ge=0)
     answer_weight: float = Field(0.5, ge=0)
-    questions: float = Field(0.25, gt=0, le=1)
-    """The share of a batch's rows on which teachers are asked questions; their logits count on all of them."""
+    questions: float = Field(0.0625, gt=0, le=1)
+    """The share of a batch's rows on which a teacher is asked questions; logits count on all of them."""
 
 
 class Recombine(Section):
