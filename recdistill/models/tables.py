@@ -1,18 +1,27 @@
-"""Row-wise Adagrad for tables in a processor's own memory, in place of fbgemm's.
+"""Tables in a processor's own memory: ids are looked at before they are learned, and the faster row-wise Adagrad.
 
-fbgemm's kernel for CPUs mixes instructions of two vector units, and the processor waits at each change: some 400 ns for
-every row that a batch touches. To sort, sum and update with numpy and torch takes a quarter of that
-(tests/benchmarks/results/tables.md). Nothing else changes: lookups, tables and sums of squares are fbgemm's own, where
-TorchRec shards, saves and loads them, and the numbers are the same but for rounding.
+fbgemm's kernel for CPUs takes some 60 ns for a row that a batch touches on one processor, and seven times that on
+another, where it waits at each change between two vector units. To sort, sum and update with numpy and torch takes 120
+ns on both (tests/benchmarks/results/tables.md). So each process measures once which is faster on its own. Nothing else
+changes: tables and sums of squares are fbgemm's own, where TorchRec shards, saves and loads them, and the numbers are
+the same but for rounding.
 """
 
 from __future__ import annotations
 
+import time
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, PoolingMode
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+    ComputeDevice,
+    SplitTableBatchedEmbeddingBagsCodegen,
+)
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor, KeyedTensor
 from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbeddingBag
@@ -20,9 +29,12 @@ from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 
 from recdistill.errors import UserError
 
+CLEARLY = 1.5
+"""Times as fast as fbgemm's that our step must be to take its place: so that no disturbance decides."""
+
 
 def learn_here(sharded: nn.Module, alone: bool) -> None:
-    """Has the tables in `sharded` that lie in a processor's memory learn by this module.
+    """Has the tables in `sharded` that lie in a processor's memory look at ids, and learn by what is faster.
 
     Their optimizer must be row-wise Adagrad without weight decay, and each group of one width. `alone` says that this
     is the only rank: collections then ask their tables without TorchRec's exchange between ranks, which takes longer
@@ -34,7 +46,7 @@ def learn_here(sharded: nn.Module, alone: bool) -> None:
         kernels = groups(collection)
         for kernel in kernels:
             if kernel.emb_module.use_cpu:
-                kernel.emb_module.forward = Tables(kernel)
+                kernel.emb_module.forward = Tables(kernel.emb_module, features_of(kernel), ours_is_faster())
         if alone and len(kernels) == 1:
             collection.forward = Alone(kernels[0])
 
@@ -67,10 +79,13 @@ class Alone:
 
 
 class Tables:
-    """A group of tables, end to end; a batch has B bags of ids for each of T features, feature by feature."""
+    """A group of tables, end to end; a batch has B bags of ids for each of T features, feature by feature.
 
-    def __init__(self, kernel: BatchedFusedEmbeddingBag) -> None:
-        self.fbgemm, self.features = kernel.emb_module, features_of(kernel)
+    `ours` says that they learn by this module and not by fbgemm's kernel.
+    """
+
+    def __init__(self, fbgemm: SplitTableBatchedEmbeddingBagsCodegen, features: list[str], ours: bool) -> None:
+        self.fbgemm, self.features, self.ours, self._theirs = fbgemm, features, ours, fbgemm.forward
         (self.dim,) = set(self.fbgemm.dims)
         table, rows = self.fbgemm.feature_table_map, np.array([size[0] for size in self.fbgemm.embedding_specs])
         self.rows, self.begins = rows[table], (rows.cumsum() - rows)[table]
@@ -78,14 +93,18 @@ class Tables:
 
     def __call__(self, indices: Tensor, offsets: Tensor, per_sample_weights: Tensor | None = None) -> Tensor:
         """Sums over bags, float32 [B, T * dim], of ids [N] whose bags begin and end at `offsets` [T * B + 1]."""
-        return _Sums.apply(self.fbgemm.placeholder_autograd_tensor, self, *self.place(indices.numpy(), offsets.numpy()))
+        ids, ends = indices.numpy(), offsets.numpy()
+        counts = self._counts(ids, ends)
+        if not self.ours:
+            return self._theirs(indices, offsets)
+        return _Sums.apply(self.fbgemm.placeholder_autograd_tensor, self, *self._place(ids, ends, counts))
 
-    def place(self, ids: np.ndarray, offsets: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Which rows the bags hold, and how many each, int32 [B * T]: now impression by impression.
+    def _counts(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """How many ids each feature has, int64 [T].
 
         Raises `UserError` for an id that its table does not have: fbgemm would take row 0 for it.
         """
-        features, batch = len(self.features), (len(offsets) - 1) // len(self.features)
+        batch = (len(offsets) - 1) // len(self.features)
         counts = np.diff(offsets[::batch])
         beyond = ids.view(np.uint64) >= np.repeat(self.rows, counts).view(np.uint64)  # a negative one is very large
         if beyond.any():
@@ -95,6 +114,11 @@ class Tables:
                 f"feature {self.features[feature]!r}: id {ids[at]} is not one of the {self.rows[feature]:,} rows of "
                 "its table; these rows were not encoded by the model's dataset: ingest again"
             )
+        return counts
+
+    def _place(self, ids: np.ndarray, offsets: np.ndarray, counts: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Which rows the bags hold, and how many each, int32 [B * T]: now impression by impression."""
+        features, batch = len(self.features), (len(offsets) - 1) // len(self.features)
         rows, lengths = np.repeat(self.begins, counts) + ids, np.diff(offsets).astype(np.int32)
         if (lengths == 1).all():
             return torch.from_numpy(rows.reshape(features, batch).T.ravel()), torch.from_numpy(lengths)
@@ -163,3 +187,32 @@ class _Sums(torch.autograd.Function):
         if len(rows):
             ctx.tables.learn(rows, lengths, gradient)
         return None, None, None, None
+
+
+@cache
+def ours_is_faster() -> bool:
+    """Whether our step takes clearly less time than fbgemm's on this processor; measured once, in some 20 ms."""
+    with torch.random.fork_rng(devices=[]):
+        ids, offsets, seconds = torch.randperm(1 << 13), torch.arange((1 << 13) + 1), []
+        for ours in (True, False):
+            tables = Tables(group([1 << 13], 8), [""], ours)
+            gradient = torch.ones(1 << 13, 8)
+            seconds.append(min(_timed(tables, ids, offsets, gradient) for _ in range(5)))
+    return seconds[0] * CLEARLY < seconds[1]
+
+
+def group(rows: list[int], dim: int, pooling: PoolingMode = PoolingMode.SUM) -> SplitTableBatchedEmbeddingBagsCodegen:
+    """Tables of so many rows in this processor's memory, as TorchRec has fbgemm make them."""
+    return SplitTableBatchedEmbeddingBagsCodegen(
+        [(each, dim, EmbeddingLocation.HOST, ComputeDevice.CPU) for each in rows],
+        optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+        pooling_mode=pooling,
+        learning_rate=0.1,
+        eps=1e-8,
+    )
+
+
+def _timed(tables: Tables, ids: Tensor, offsets: Tensor, gradient: Tensor) -> float:
+    begun = time.perf_counter()
+    tables(ids, offsets).backward(gradient)
+    return time.perf_counter() - begun

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
@@ -13,7 +11,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 from torch import Tensor
 
 from recdistill.errors import UserError
-from recdistill.models.tables import Tables
+from recdistill.models.tables import Tables, ours_is_faster
 
 ROWS = {"user": 700, "weekday": 3, "item": 900}
 FEATURES = ["user", "friend", "weekday", "item"]
@@ -37,9 +35,7 @@ def fbgemm() -> SplitTableBatchedEmbeddingBagsCodegen:
 
 
 def ours() -> Tables:
-    names = [["user", "friend"], ["weekday"], ["item"]]
-    config = SimpleNamespace(embedding_tables=[SimpleNamespace(feature_names=group) for group in names])
-    return Tables(SimpleNamespace(emb_module=fbgemm(), _config=config))
+    return Tables(fbgemm(), FEATURES, ours=True)
 
 
 def bags(batch: int, shortest: int, longest: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -71,13 +67,30 @@ def test_what_is_learned_is_what_fbgemm_learns(lengths: tuple[int, int, int]) ->
     assert all(torch.equal(one, other) for one, other in zip(found, learn(again, again.fbgemm, *lengths), strict=True))
 
 
+def test_where_fbgemm_is_faster_it_learns(lengths: tuple[int, int, int] = (50, 0, 3)) -> None:
+    theirs, here = fbgemm(), Tables(fbgemm(), FEATURES, ours=False)
+    for one, other in zip(learn(theirs, theirs, *lengths), learn(here, here.fbgemm, *lengths), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_which_is_faster_is_measured_once_and_draws_no_number() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    ours_is_faster.cache_clear()
+    assert {ours_is_faster() for _ in range(3)} <= {True, False}
+    assert ours_is_faster.cache_info().misses == 1
+    assert torch.equal(torch.rand(2), expected)
+
+
+@pytest.mark.parametrize("here", [True, False])
 @pytest.mark.parametrize("feature", range(4))
 @pytest.mark.parametrize("beyond", [-1, None, 2**40])
-def test_an_id_that_its_table_does_not_have_is_an_error(feature: int, beyond: int | None) -> None:
+def test_an_id_that_its_table_does_not_have_is_an_error(feature: int, beyond: int | None, here: bool) -> None:
     ids, offsets = bags(9, 1, 2, 0)
     rows = list(ROWS.values())[TABLE[feature]]
     ids[offsets[9 * feature + 4]] = rows if beyond is None else beyond
     with pytest.raises(
         UserError, match=rf"feature '{FEATURES[feature]}': id {beyond or rows} is not one of the {rows} "
     ):
-        ours()(ids, offsets)
+        Tables(fbgemm(), FEATURES, here)(ids, offsets)
