@@ -23,6 +23,7 @@ class Single:
     def __init__(self, ids: Tensor, gaps: bool) -> None:
         self.ids, self.gaps = ids, gaps
         self._ids = ids.numpy()  # whose slices, one a feature and batch, cost a fraction of torch's
+        self._lengths = np.broadcast_to(np.int32(1), len(self._ids))
 
     def take(self, index: Tensor) -> Single:
         """Those of rows `index` (int64)."""
@@ -32,7 +33,7 @@ class Single:
         """The ids of the rows from `start` to before `stop` end to end, and how many each row has, int32."""
         ids = self._ids[start:stop]
         if not self.gaps:
-            return ids, np.ones(stop - start, np.int32)
+            return ids, self._lengths[start:stop]
         there = ids != MISSING
         return ids[there], there.astype(np.int32)
 
