@@ -10,6 +10,7 @@ import argparse
 import gc
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -110,12 +111,24 @@ class Result:
 
 def _facts() -> str:
     """When, of what, by which command, on what; paths of this machine are left out."""
-    git = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
+    commit = _git("rev-parse", "--short", "HEAD") or "unknown"
+    if _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)tests/benchmarks/results"):
+        commit += "-dirty"  # the pages of benchmarks that ran before this one are no change
     command = " ".join(Path(part).name if part.startswith("/") else part for part in sys.argv[1:])
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchrec", "pyarrow"))
     return (
         f"{time.strftime('%Y-%m-%d')}, commit {commit}, `python tests/benchmarks/{Path(sys.argv[0]).name} {command}`; "
-        f"{len(os.sched_getaffinity(0))} cores ({platform.machine()}), load {os.getloadavg()[0]:.1f} before it, "
+        f"{len(os.sched_getaffinity(0))} cores ({_processor()}), load {os.getloadavg()[0]:.1f} before it, "
         f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')}, Python {platform.python_version()}, {packages}."
     )
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", "-C", str(HERE), *words], capture_output=True, text=True).stdout.strip()
+
+
+def _processor() -> str:
+    """Its name where Linux tells, which decides more than its architecture does."""
+    told = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*:\s*(.+)$", told.read_text() if told.exists() else "", re.MULTILINE)
+    return f"{names[0]}, {platform.machine()}" if names else platform.machine()
