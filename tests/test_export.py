@@ -68,7 +68,7 @@ class Exported:
         torch.manual_seed(int(section.get("negative_keep_rate", 1) * 100))
         (shape,) = solve(student, self.dataset.schema, 2 * whole.parameters())
         self.model = DLRM(shape).eval()
-        assert self.model.rows is not None
+        assert self.model.row_map is not None
         save_model(self.model, root / "trained")
         self.folder = root / "student"
         self.folder.mkdir()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from recdistill import cli
@@ -106,7 +107,10 @@ def test_recombined_rows_reach_every_student_but_the_one_alone(
 def test_a_router_spares_teachers_and_what_is_spared_would_have_been_left_out(
     timeless: str, tmp_path: Path, run_text: Callable[..., list[str]]
 ) -> None:
-    """A sparse cache teaches what the full one does when the same pairs are left out of it."""
+    """A sparse cache teaches what the full one does when the same pairs are left out of it.
+
+    But for rounding: on some processors a row's last bit depends on how many rows are scored with it.
+    """
     text = timeless.replace("[alone, single]", "[alone, diverse]").replace(
         "distill: {", "distill: {recombine: {rows: 1.5, groups: [[item]]}, "
     )
@@ -115,8 +119,12 @@ def test_a_router_spares_teachers_and_what_is_spared_would_have_been_left_out(
     assert "route" in said
     one, two = (tmp_path / name / "stages" for name in ("full", "sparse"))
     left_out, sparse = one / "curve" / "saved-0.4" / "seed-0", two / "distill" / "diverse" / "seed-0"
-    assert file_sha256(left_out / "test.parquet") == file_sha256(sparse / "test.parquet")
-    assert file_sha256(one / "distill" / "diverse" / "seed-0" / "test.parquet") != file_sha256(sparse / "test.parquet")
+    logits = [
+        pq.read_table(folder / "test.parquet")["logit"].to_numpy()
+        for folder in (sparse, left_out, one / "distill" / "diverse" / "seed-0")
+    ]
+    np.testing.assert_allclose(logits[1], logits[0], atol=1e-5)
+    assert np.abs(logits[2] - logits[0]).max() > 1e-3
 
     full, report = (read_json(tmp_path / name / "report.json") for name in ("full", "sparse"))
     assert full["teacher_forwards"]["saved"] == 0 == full["curve"][0]["saved"] and report["curve"] == []

@@ -142,6 +142,10 @@ def shard(module: nn.Module, settings: Train) -> tuple[DistributedModelParallel,
     dense = {name: value for name, value in sharded.named_parameters() if name not in tables and value.requires_grad}
     decay = settings.weight_decay
     adam = torch.optim.AdamW(list(dense.values()), lr=settings.dense_rate, weight_decay=decay, fused=True)
+    for value in dense.values():
+        # Adam makes its state at a parameter's first gradient. A checkpoint has that of all, whether or not any came.
+        step = torch.zeros((), device=value.device)
+        adam.state[value] = {"step": step, "exp_avg": torch.zeros_like(value), "exp_avg_sq": torch.zeros_like(value)}
     return sharded, Optimizers(sharded.fused_optimizer, KeyedOptimizerWrapper(dense, lambda _: adam), adam)
 
 

@@ -183,11 +183,6 @@ def _resume(work: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> P
     position = ranks.share(position_of(work) if there else Position())
     if not position.checks:
         return position
-    # Adam makes its state at its first step; it must exist before it can be loaded into.
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     _load(state, work / f"check-{len(position.checks) - 1}")
     model.load_state_dict(state["model"])

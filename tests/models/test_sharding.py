@@ -63,6 +63,19 @@ def test_the_optimizers_have_what_is_trained_and_nothing_else(make_shape: Callab
 
 
 @pytest.mark.usefixtures("on_cpus")
+def test_a_checkpoint_has_the_state_of_what_never_had_a_gradient(make_shape: Callable[..., Shape]) -> None:
+    """What a step does not use, such as the questions to a teacher that was not asked yet."""
+    with quiet():
+        sharded, optimizer = shard(Beside(DLRM(make_shape())), Train())
+    before = {name: sorted(value) for name, value in optimizer.state_dict()["state"].items()}
+    some = [name for name in before if name.startswith("dense.")]
+    assert some and all(before[name] == ["exp_avg", "exp_avg_sq", "step"] for name in some)
+    first = next(value for value in sharded.parameters() if value.requires_grad and value.dim() == 2)
+    first.grad = torch.ones_like(first)
+    optimizer.step()
+    assert {name: sorted(value) for name, value in optimizer.state_dict()["state"].items()} == before
+
+
 def test_tables_are_kept_whole_or_cut_into_rows_only(make_shape: Callable[..., Shape]) -> None:
     """Other ways to cut a table change row-wise Adagrad's arithmetic."""
     found = set()
