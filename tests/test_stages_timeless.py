@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from recdistill import cli
@@ -109,8 +108,10 @@ def test_a_router_spares_teachers_and_what_is_spared_would_have_been_left_out(
 ) -> None:
     """A sparse cache teaches what the full one does when the same pairs are left out of it.
 
-    But for rounding: on some processors a row's last bit depends on how many rows are scored with it.
+    To the byte, where a row's answer does not depend on which rows are scored with it. On some processors the last bit
+    of a product does, if its rows are no whole number of vectors, as behind an interaction of three dots here.
     """
+    timeless = timeless.replace("dim: 8,", "dim: 8, interaction: none,")
     text = timeless.replace("[alone, single]", "[alone, diverse]").replace(
         "distill: {", "distill: {recombine: {rows: 1.5, groups: [[item]]}, "
     )
@@ -119,12 +120,8 @@ def test_a_router_spares_teachers_and_what_is_spared_would_have_been_left_out(
     assert "route" in said
     one, two = (tmp_path / name / "stages" for name in ("full", "sparse"))
     left_out, sparse = one / "curve" / "saved-0.4" / "seed-0", two / "distill" / "diverse" / "seed-0"
-    logits = [
-        pq.read_table(folder / "test.parquet")["logit"].to_numpy()
-        for folder in (sparse, left_out, one / "distill" / "diverse" / "seed-0")
-    ]
-    np.testing.assert_allclose(logits[1], logits[0], atol=1e-5)
-    assert np.abs(logits[2] - logits[0]).max() > 1e-3
+    assert file_sha256(left_out / "test.parquet") == file_sha256(sparse / "test.parquet")
+    assert file_sha256(one / "distill" / "diverse" / "seed-0" / "test.parquet") != file_sha256(sparse / "test.parquet")
 
     full, report = (read_json(tmp_path / name / "report.json") for name in ("full", "sparse"))
     assert full["teacher_forwards"]["saved"] == 0 == full["curve"][0]["saved"] and report["curve"] == []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from recdistill import progress, ranks
-from recdistill.clicklog.batches import Batch, Block, Columns, Rows, prefetch, read_blocks
+from recdistill.clicklog.batches import Batch, Block, Columns, Rows, read_blocks
 from recdistill.clicklog.schema import Dataset, Part
 from recdistill.errors import UserError
 from recdistill.files import read_json
@@ -82,19 +83,23 @@ class _Parts:
     def __call__(self, at: int) -> Shard:
         return next(self.several([at]))
 
-    def several(self, places: Iterable[int]) -> Iterator[Shard]:
+    def several(self, places: Sequence[int]) -> Iterator[Shard]:
         """One part after the other; meanwhile the next one is read, and the last one is written."""
         work = f"cache {self._scorer.name}/{self._scorer.version.name}"
-        with ThreadPoolExecutor(1) as writer:
-            last: Future[Shard] | None = None
-            for at, score in prefetch((at, self._read(at)) for at in places):
+        with ThreadPoolExecutor(2) as pool:
+            reading: Future[Callable[[], Write]] | None = None
+            writing: Future[Shard] | None = None
+            for at, following in itertools.zip_longest(places, places[1:]):
+                score = (reading or pool.submit(self._read, at)).result()
+                reading = None if following is None else pool.submit(self._read, following)
                 write = score()
-                if last is not None:
-                    yield last.result()
-                last = writer.submit(self._finish, at, write)
+                del score  # and the block with it
+                if writing is not None:
+                    yield writing.result()
+                writing = pool.submit(self._finish, at, write)
                 progress.current().update(work, at, len(self.parts))
-            if last is not None:
-                yield last.result()
+            if writing is not None:
+                yield writing.result()
 
     def _path(self, at: int) -> Path:
         return shard_path(self._out, self.parts[at][1].key, self._scorer.version.name)
@@ -189,8 +194,10 @@ class _Scorer:
                 return _nothing
         logit, codes = self._answers(block, index)
 
+        eligible = block.rows  # so that the block itself goes before its shard is written
+
         def write() -> None:
-            write_shard(path, example_id, logit, codes, shelf.night if shelf else "", block.rows)
+            write_shard(path, example_id, logit, codes, shelf.night if shelf else "", eligible)
             if kept is not None:
                 kept.put(path)
 
