@@ -34,9 +34,11 @@ ONE_THREAD = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
     "MALLOC_ARENA_MAX": "1",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
 """A worker's environment: two processes with spinning OpenMP threads are five times slower than two with one, and what
-each thread that comes and goes keeps for itself of glibc's memory adds up."""
+each thread that comes and goes keeps for itself of glibc's memory adds up. Arrow's own allocator keeps more than
+glibc's, and the more the longer a log is (tests/benchmarks/results/growth.md), and is not faster here."""
 _PR_SET_PDEATHSIG = 1
 
 

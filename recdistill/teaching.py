@@ -24,7 +24,7 @@ from recdistill.spread import machines
 from recdistill.teachers.routes import Routed
 from recdistill.teachers.shards import CONTRACT, TeacherCache
 from recdistill.teachers.shelf import Shelf
-from recdistill.teachers.versions import FINAL, Version, chains, days_of, labellers, versions
+from recdistill.teachers.versions import FINAL, Version, chains, held_out_days, labellers, parts_of, versions
 from recdistill.teachers.work import cache_teacher, domain_of, earlier_version, label_rows, teach_chain
 
 
@@ -87,17 +87,20 @@ class Teaching:
         settings = self.job.distill.recombine
         if settings is None:
             return None
-        days = days_of(labellers(versions(self.job.teachers, self.dataset)))
+        parts = parts_of(self._labelling(versions(self.job.teachers, self.dataset)), self.dataset)
         inputs = {
             "dataset": self.dataset.fingerprint,
             "recombine": settings.model_dump(mode="json", exclude={"weight"}),
-            "days": days,
+            "parts": [part.key for part in parts],
         }
 
         def make(work: Path) -> None:
-            recombine(self.dataset, settings, work, self.progress, days)
+            recombine(self.dataset, settings, work, self.progress, parts)
 
         return Dataset(self.run.stage("recombine", inputs, make))
+
+    def _labelling(self, scoring: list[Version]) -> list[Version]:
+        return labellers(scoring, held_out_days(self.dataset))
 
     @property
     def _keep(self) -> float:
@@ -157,7 +160,7 @@ class Teaching:
         asked = [cache for cache in self.caches if FINAL in cache.manifest.versions]
         units = []
         for cache in asked:
-            labelling = labellers(self.versions(cache.name))
+            labelling = self._labelling(self.versions(cache.name))
             inputs = {
                 "recombined": made.fingerprint,
                 "versions": [[repr(one), cache.manifest.versions[one.name].model_dump()] for one in labelling],

@@ -231,10 +231,11 @@ def test_recombined_rows_of_a_day_hear_who_has_not_seen_that_day(copy: Path, go:
     go(copy, "distill.recombine={rows: 1.0, groups: [[item]]}", upto="cache")
     days = Dataset(copy / "stages" / "ingest").days
     made = Dataset(copy / "stages" / "recombine")
-    assert made.days == days[1:3]  # of five the last two are held out, and nobody can score the first
+    assert made.days == days[1:4]  # of five nobody can score the first, and the last is the test
     for name in ("foundation", "domain", "trees"):
         manifest = read_json(copy / "stages" / "label" / name / "manifest.json")
-        versions = {f"until-{before}": after for before, after in zip(days, made.days, strict=False)}
+        # The fourth day validates: only the final version has seen the day before it, and nothing later.
+        versions = {f"until-{days[0]}": days[1], f"until-{days[1]}": days[2], "final": days[3]}
         assert {shard["version"]: shard["part"].split("/")[0] for shard in manifest["shards"]} == {
             version: f"day={day}" for version, day in versions.items()
         }

@@ -1,4 +1,4 @@
-"""Rows that nobody was shown: training rows with some of their features taken from other rows.
+"""Rows that nobody was shown: rows of the log with some of their features taken from other rows.
 
 A user in a context, before an item that was shown to somebody else. They have no label, but teachers can say what they
 think of them, so a student can learn from more rows than there are impressions. What it learns there is the teachers'
@@ -9,32 +9,36 @@ and Wang (arXiv 1809.07428) have them, items that a user did not meet.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from recdistill.clicklog.parts import read_part, write_part
-from recdistill.clicklog.schema import PART_ROWS, Dataset, Manifest, PartRecord, write_dataset
+from recdistill.clicklog.schema import PART_ROWS, Dataset, Manifest, Part, PartRecord, write_dataset
 from recdistill.config.job import Recombine
 from recdistill.progress import Progress, silent
 
 
 def recombine(
-    dataset: Dataset, settings: Recombine, out: Path, progress: Progress = silent, days: list[str] | None = None
+    dataset: Dataset,
+    settings: Recombine,
+    out: Path,
+    progress: Progress = silent,
+    parts: Sequence[Part] | None = None,
 ) -> Dataset:
-    """Writes a dataset of recombined training rows, its only split `unlabelled`, into the folder `out`.
+    """Writes a dataset of recombined rows, its only split `unlabelled`, into the folder `out`.
 
-    Each part of the training split, or of some `days` of it, gives `settings.rows` times its rows. A row starts as a
+    Each of the `parts`, by default those of the training split, gives `settings.rows` times its rows. A row starts as a
     random one of the part; then one or more of the groups of features, every choice of groups alike, come from other
-    random rows of the same part: the same day, so that the times fit. The result follows from dataset, settings and
-    days alone.
+    random rows of the same part: the same day, so that the times fit. Labels are not read. The result follows from
+    dataset, settings and parts alone.
     """
     schema = dataset.schema
     features = [*(column.name for column in schema.dense), *(sparse.name for sparse in schema.sparse)]
     records: list[PartRecord] = []
-    parts = dataset.parts("train", days)
+    parts = dataset.parts("train") if parts is None else parts
     written: dict[str, int] = {}
     for done, part in enumerate(parts):
         shown = read_part(part, features).combine_chunks()

@@ -30,10 +30,14 @@ class Diverse(Section):
 
 
 class Recombine(Section):
-    """Rows without labels for the students: training rows whose groups of features come from other rows of the day."""
+    """Rows without labels for the students: rows of the log whose groups of features come from other rows of the day.
+
+    Training rows are recombined, and where teachers go from day to day those of validation days too: the newest that
+    there are, and no label of theirs is read.
+    """
 
     rows: float = Field(2.0, gt=0, le=100)
-    """Rows for every training row."""
+    """Rows for every row of the log."""
     groups: list[Annotated[list[str], Field(min_length=1)]] = Field(min_length=1, max_length=8)
     """Features that stay together, such as an item and its metadata. What no group holds stays with its row."""
     weight: float = Field(1.0, ge=0)
