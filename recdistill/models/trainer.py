@@ -27,6 +27,7 @@ from recdistill.clicklog.batches import Batch
 from recdistill.config.models import Train
 from recdistill.errors import UserError
 from recdistill.files import fingerprint, finish, made_from, read_record, verify, write_json
+from recdistill.models.epochs import Epochs, Stream
 from recdistill.models.sharding import quiet, shard
 from recdistill.models.steps import Steps
 from recdistill.models.task import Task
@@ -61,7 +62,7 @@ class Position(BaseModel):
 
 def fit(
     task: Trained,
-    epoch_batches: Callable[[np.random.Generator], Iterator[Batch]],
+    epoch_batches: Stream,
     steps_per_epoch: int,
     validate: Callable[[Trained], float],
     settings: Train,
@@ -91,32 +92,31 @@ def fit(
         )
     per_check = max(1, math.ceil(steps_per_epoch / settings.checks_per_epoch))
     steps, stream = Steps(model, task, optimizer), cast(Iterator[Batch] | None, None)
-
-    while not position.finished:
-        generator = np.random.default_rng([seed, position.epoch])
-        torch.manual_seed(_seed(seed, position))
-        if stream is None:
-            stream = itertools.islice(epoch_batches(generator), position.step, None)
-        to_the_end = position.step // per_check >= settings.checks_per_epoch - 1
-        some = stream if to_the_end else itertools.islice(stream, per_check)
-        losses = steps.learn(some, label, position.epoch + 1, position.step)
-        if not losses and position.step == 0:
-            raise UserError(f"{label}: there are no rows to train on; look at the split and the teacher's `rows`")
-        following = next(stream, None)
-        last_of_epoch = following is None
-        stream = None if following is None else itertools.chain([following], stream)
-        model.eval()
-        with torch.no_grad():
-            ne = validate(task)
-        if not math.isfinite(ne):
-            raise UserError(
-                f"{label}: its validation NE is {ne}: there are no validation rows for it, all of them have the same "
-                "label, or its logits are not finite; widen dataset.split.validation, or the teacher's `rows`"
-            )
-        position = _advance(position, ne, losses, last_of_epoch, settings)
-        _save(work, model, optimizer, position)
-        done = position.epoch + position.step / max(1, steps_per_epoch)
-        progress.current().update(label, done, settings.epochs, f"validation NE {ne:.4f}")
+    with Epochs(epoch_batches, seed, steps_per_epoch, settings.batch_size, settings.epochs) as epochs:
+        while not position.finished:
+            torch.manual_seed(_seed(seed, position))
+            if stream is None:
+                stream = epochs.read(position.epoch, position.step)
+            to_the_end = position.step // per_check >= settings.checks_per_epoch - 1
+            some = stream if to_the_end else itertools.islice(stream, per_check)
+            losses = steps.learn(some, label, position.epoch + 1, position.step)
+            if not losses and position.step == 0:
+                raise UserError(f"{label}: there are no rows to train on; look at the split and the teacher's `rows`")
+            following = next(stream, None)
+            last_of_epoch = following is None
+            stream = None if following is None else itertools.chain([following], stream)
+            model.eval()
+            with torch.no_grad():
+                ne = validate(task)
+            if not math.isfinite(ne):
+                raise UserError(
+                    f"{label}: its validation NE is {ne}: there are no validation rows for it, all of them have the "
+                    "same label, or its logits are not finite; widen dataset.split.validation, or the teacher's `rows`"
+                )
+            position = _advance(position, ne, losses, last_of_epoch, settings)
+            _save(work, model, optimizer, position)
+            done = position.epoch + position.step / max(1, steps_per_epoch)
+            progress.current().update(label, done, settings.epochs, f"validation NE {ne:.4f}")
     return position
 
 
