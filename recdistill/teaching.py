@@ -24,7 +24,7 @@ from recdistill.spread import machines
 from recdistill.teachers.routes import Routed
 from recdistill.teachers.shards import CONTRACT, TeacherCache
 from recdistill.teachers.shelf import Shelf
-from recdistill.teachers.versions import FINAL, Version, chains, held_out_days, labellers, parts_of, versions
+from recdistill.teachers.versions import FINAL, Version, chains, labeller, recombined_split, versions
 from recdistill.teachers.work import cache_teacher, domain_of, earlier_version, label_rows, teach_chain
 
 
@@ -87,20 +87,17 @@ class Teaching:
         settings = self.job.distill.recombine
         if settings is None:
             return None
-        parts = parts_of(self._labelling(versions(self.job.teachers, self.dataset)), self.dataset)
+        split = recombined_split(self.job.teachers)
         inputs = {
             "dataset": self.dataset.fingerprint,
             "recombine": settings.model_dump(mode="json", exclude={"weight"}),
-            "parts": [part.key for part in parts],
+            "split": split,
         }
 
         def make(work: Path) -> None:
-            recombine(self.dataset, settings, work, self.progress, parts)
+            recombine(self.dataset, settings, work, self.progress, split)
 
         return Dataset(self.run.stage("recombine", inputs, make))
-
-    def _labelling(self, scoring: list[Version]) -> list[Version]:
-        return labellers(scoring, held_out_days(self.dataset))
 
     @property
     def _keep(self) -> float:
@@ -160,10 +157,10 @@ class Teaching:
         asked = [cache for cache in self.caches if FINAL in cache.manifest.versions]
         units = []
         for cache in asked:
-            labelling = self._labelling(self.versions(cache.name))
+            labelling = labeller(self.versions(cache.name)[-1])
             inputs = {
                 "recombined": made.fingerprint,
-                "versions": [[repr(one), cache.manifest.versions[one.name].model_dump()] for one in labelling],
+                "version": [repr(labelling), cache.manifest.versions[FINAL].model_dump()],
                 "contract": CONTRACT,
                 **self._routed_by(self._routed),
             }

@@ -9,14 +9,14 @@ and Wang (arXiv 1809.07428) have them, items that a user did not meet.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from recdistill.clicklog.parts import read_part, write_part
-from recdistill.clicklog.schema import PART_ROWS, Dataset, Manifest, Part, PartRecord, write_dataset
+from recdistill.clicklog.schema import PART_ROWS, Dataset, Manifest, PartRecord, SplitName, write_dataset
 from recdistill.config.job import Recombine
 from recdistill.progress import Progress, silent
 
@@ -26,19 +26,18 @@ def recombine(
     settings: Recombine,
     out: Path,
     progress: Progress = silent,
-    parts: Sequence[Part] | None = None,
+    split: SplitName = "train",
 ) -> Dataset:
     """Writes a dataset of recombined rows, its only split `unlabelled`, into the folder `out`.
 
-    Each of the `parts`, by default those of the training split, gives `settings.rows` times its rows. A row starts as a
-    random one of the part; then one or more of the groups of features, every choice of groups alike, come from other
-    random rows of the same part: the same day, so that the times fit. Labels are not read. The result follows from
-    dataset, settings and parts alone.
+    Each part of `split` gives `settings.rows` times its rows. A row starts as a random one of the part; then one or
+    more of the groups of features, every choice of groups alike, come from other random rows of the same part: the same
+    day, so that the times fit. Labels are not read. The result follows from dataset, settings and split alone.
     """
     schema = dataset.schema
     features = [*(column.name for column in schema.dense), *(sparse.name for sparse in schema.sparse)]
     records: list[PartRecord] = []
-    parts = dataset.parts("train") if parts is None else parts
+    parts = dataset.parts(split)
     written: dict[str, int] = {}
     for done, part in enumerate(parts):
         shown = read_part(part, features).combine_chunks()

@@ -32,12 +32,12 @@ class Diverse(Section):
 class Recombine(Section):
     """Rows without labels for the students: rows of the log whose groups of features come from other rows of the day.
 
-    Training rows are recombined, and where teachers go from day to day those of validation days too: the newest that
-    there are, and no label of theirs is read.
+    Training rows are recombined; where teachers go from day to day, those of the validation days in their place: the
+    newest that there are. No label of theirs is read.
     """
 
     rows: float = Field(2.0, gt=0, le=100)
-    """Rows for every row of the log."""
+    """Rows for every row that is recombined."""
     groups: list[Annotated[list[str], Field(min_length=1)]] = Field(min_length=1, max_length=8)
     """Features that stay together, such as an item and its metadata. What no group holds stays with its row."""
     weight: float = Field(1.0, ge=0)
@@ -176,7 +176,7 @@ class Job(Section):
             if isinstance(feature, Dense) or owner:
                 hint = f"name {owner!r}, whose table it shares" if owner else "a dense feature needs none"
                 problems.append(f"launch.row_wise: {name!r} has no table of its own; {hint}")
-        if self.teachers.regime in ("later_days", "prequential") and self.dataset.split.by != "days":
+        if self.teachers.by_day and self.dataset.split.by != "days":
             problems.append(f"teachers.regime: {self.teachers.regime} needs dataset.split: {{by: days}}")
         if problems:
             raise ValueError("\n".join(problems))

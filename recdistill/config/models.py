@@ -147,6 +147,11 @@ class Teachers(Section):
     foundation: MemberName = "foundation"
     members: dict[MemberName, Member] = Field(min_length=1)
 
+    @property
+    def by_day(self) -> bool:
+        """Whether versions learn from days and score later ones."""
+        return self.regime in ("later_days", "prequential")
+
     @model_validator(mode="after")
     def _has_foundation(self) -> Teachers:
         member = self.members.get(self.foundation)

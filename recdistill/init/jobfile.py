@@ -228,7 +228,10 @@ def _recombine(draft: Draft) -> list[str]:
     if not names:
         return []
     groups = f"[[{', '.join(_ranges(names))}]]"
-    return [f"  recombine: {{rows: 1.0, groups: {groups}}}   # students also hear what teachers think of other items"]
+    rows = 4.0 if draft.news else 1.0  # of the validation days alone
+    return [
+        f"  recombine: {{rows: {rows}, groups: {groups}}}   # students also hear what teachers think of other items"
+    ]
 
 
 def _text(value: str) -> str:

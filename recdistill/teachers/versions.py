@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from recdistill.clicklog.batches import Rows
-from recdistill.clicklog.schema import Dataset, Part
+from recdistill.clicklog.schema import Dataset, SplitName
 from recdistill.config.models import Teachers
 from recdistill.errors import UserError
 
@@ -82,41 +82,19 @@ def versions(teachers: Teachers, dataset: Dataset) -> list[Version]:
     return [*chain, Version(FINAL, train, HELD_OUT)]
 
 
-def held_out_days(dataset: Dataset) -> tuple[str, ...]:
-    """Days of validation rows that have no training rows: no version has learned from one."""
-    train, validation = ({part.day for part in dataset.parts(split)} for split in ("train", "validation"))
-    return tuple(sorted(validation - train))
+def recombined_split(teachers: Teachers) -> SplitName:
+    """The split whose rows are recombined.
 
-
-def labellers(all_versions: list[Version], held_out: tuple[str, ...] = ()) -> list[Version]:
-    """The versions that score recombined rows, and which of them each scores.
-
-    Of a day, those that score its rows: whoever learned from a day knows its news, which nobody could know in time, and
-    students of that learn less (tests/benchmarks/LEDGER.md). So the final version scores the days that are `held_out`
-    for validation; days that nobody scores are left out. Folds are no matter of days: there the final version scores
-    all that training rows were made into.
+    Where teachers go from day to day, that of the newest days, which no version has learned from. Whoever has knows a
+    day's news, which nobody could know in time, and students of that learn nothing; rows of older days, labelled by
+    versions that have not seen these, bring less (Globo, in tests/benchmarks/LEDGER.md). No label of them is read.
     """
-    if not any(rows.days for version in all_versions for rows in version.scores):
-        final = all_versions[-1]
-        return [replace(final, scores=(replace(final.learns, split="unlabelled"),), seen="unseen")]
-    by_day = [replace(version, scores=_of_days(version.scores, held_out)) for version in all_versions]
-    return [version for version in by_day if version.scores]
+    return "validation" if teachers.by_day else "train"
 
 
-def _of_days(scores: tuple[Rows, ...], held_out: tuple[str, ...]) -> tuple[Rows, ...]:
-    """Recombined rows of the days of training rows, and of those held out for validation."""
-    days = [held_out if rows.split == "validation" else rows.days for rows in scores]
-    return tuple(replace(rows, split="unlabelled", days=of) for rows, of in zip(scores, days, strict=True) if of)
-
-
-def parts_of(labelling: list[Version], dataset: Dataset) -> list[Part]:
-    """The parts whose recombined rows versions score: training ones first."""
-    days = [rows.days for version in labelling for rows in version.scores]
-    if not all(days):
-        return dataset.parts("train")
-    known = sorted(day for each in days if each for day in each)
-    held_out = [day for day in held_out_days(dataset) if day in known]
-    return [*dataset.parts("train", known), *dataset.parts("validation", held_out)]
+def labeller(final: Version) -> Version:
+    """The final version, to score recombined rows of its domain."""
+    return replace(final, scores=(Rows("unlabelled", domain=final.learns.domain),), seen="unseen")
 
 
 def chains(all_versions: list[Version]) -> list[list[Version]]:

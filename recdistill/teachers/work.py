@@ -112,16 +112,16 @@ def label_rows(
     teachers: Path,
     dataset: Path,
     recombined: Path,
-    labelling: list[Version],
+    labelling: Version,
     shelf: Shelf | None = None,
     routed: Routed | None = None,
     spread: Spread = in_turn,
 ) -> None:
-    """Has the `labelling` versions of a teacher score recombined rows: a cache like any other, of another dataset."""
+    """Has the `labelling` version of a teacher score recombined rows: a cache like any other, of another dataset."""
     asked = Dataset(recombined)
 
     def fill(work: Path) -> None:
-        _fill(work, name, teachers, Dataset(dataset), labelling, asked, shelf, routed, spread)
+        _fill(work, name, teachers, Dataset(dataset), [labelling], asked, shelf, routed, spread)
 
     once(folder, mark, fill)
 

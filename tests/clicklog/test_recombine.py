@@ -32,10 +32,12 @@ def test_each_training_part_gives_its_share_and_no_other_split_does(tiny_dataset
     assert {part.split for part in made.parts()} == {"unlabelled"}
 
 
-def test_any_parts_can_be_recombined(tiny_dataset: Dataset, tmp_path: Path) -> None:
-    parts = [tiny_dataset.parts("train")[2], *tiny_dataset.parts("validation")]
-    some = recombine(tiny_dataset, Recombine(rows=1, groups=GROUPS), tmp_path, parts=parts)
-    assert [(part.day, part.rows) for part in some.parts()] == [(part.day, part.rows) for part in parts]
+def test_rows_of_another_split_can_be_recombined_and_their_labels_stay_there(
+    tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    some = recombine(tiny_dataset, Recombine(rows=1, groups=GROUPS), tmp_path, split="validation")
+    shown = tiny_dataset.parts("validation")
+    assert [(part.day, part.rows) for part in some.parts()] == [(part.day, part.rows) for part in shown]
     assert {part.split for part in some.parts()} == {"unlabelled"}
     assert all("label" not in rows_of(some, "unlabelled", day).column_names for day in some.days)
 

@@ -13,7 +13,7 @@ from recdistill.clicklog.batches import Rows
 from recdistill.clicklog.schema import Dataset
 from recdistill.config.models import Teachers
 from recdistill.errors import UserError
-from recdistill.teachers.versions import FINAL, Version, chains, held_out_days, labellers, parts_of, versions
+from recdistill.teachers.versions import FINAL, Version, chains, labeller, recombined_split, versions
 
 DOMAIN = (("item", (1, 2, 5)),)
 
@@ -137,48 +137,20 @@ def test_chains_hold_every_version_once_after_what_it_continues(tiny_dataset: Da
     assert (max(map(len, lists)) > 1) == (teachers.regime == "prequential")
 
 
-@pytest.mark.parametrize("domain", [(), DOMAIN])
-@pytest.mark.parametrize("regime", ["later_days", "prequential"])
-def test_recombined_rows_of_a_day_are_labelled_by_who_scores_its_rows(
-    tiny_dataset: Dataset, regime: str, domain: tuple[tuple[str, tuple[int, ...]], ...]
+@pytest.mark.parametrize("teachers", [*REGIMES, committee("in_sample")], ids=lambda teachers: teachers.regime)
+def test_recombined_rows_of_a_day_are_labelled_by_who_has_not_learned_from_it(
+    tiny_dataset: Dataset, teachers: Teachers
 ) -> None:
-    found = [version.within(domain) for version in versions(committee(regime), tiny_dataset)]
-    held_out = held_out_days(tiny_dataset)
-    scorers = {rows.days: version.name for version in found for rows in version.scores if rows.split == "train"}
-    labelling = labellers(found, held_out)
-    labels = {rows.days: (version.name, rows) for version in labelling for rows in version.scores}
-    assert {days: name for days, (name, _) in labels.items()} == {**scorers, held_out: FINAL}
-    assert {(rows.split, rows.domain) for _, rows in labels.values()} == {("unlabelled", domain)}
-    learned_first = {"later_days": 3, "prequential": 1}[regime]
-    parts = parts_of(labelling, tiny_dataset)
-    assert [part.day for part in parts] == [f"2026-01-{day + 1:02d}" for day in range(learned_first, 7)]
-    assert [part.split for part in parts] == ["train"] * (6 - learned_first) + ["validation"]
-
-
-def test_nobody_labels_a_day_that_it_has_learned_from(tiny_dataset: Dataset) -> None:
-    for regime in ("later_days", "prequential"):
-        found = versions(committee(regime), tiny_dataset)
-        for version in labellers(found, held_out_days(tiny_dataset)):
-            seen = {part.day for rows in learned(found, version) for part in rows.parts(tiny_dataset)}
-            labelled = {day for rows in version.scores for day in rows.days or ()}
-            assert seen and labelled and max(seen) < min(labelled)
-
-
-def test_a_validation_day_with_training_rows_is_not_held_out(
-    tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert held_out_days(tiny_dataset) == ("2026-01-07",)
-    monkeypatch.setattr(tiny_dataset, "parts", lambda split, days=None: Dataset.parts(tiny_dataset, "train", days))
-    assert held_out_days(tiny_dataset) == ()
-
-
-@pytest.mark.parametrize("teachers", [committee("out_of_fold"), committee("in_sample")], ids=lambda t: t.regime)
-def test_where_versions_part_no_days_the_final_one_labels_all(tiny_dataset: Dataset, teachers: Teachers) -> None:
-    found = [version.within(DOMAIN) for version in versions(teachers, tiny_dataset)]
-    (version,) = labellers(found, held_out_days(tiny_dataset))
+    final = versions(teachers, tiny_dataset)[-1].within(DOMAIN)
+    version = labeller(final)
     assert version.name == FINAL and version.seen == "unseen"
     assert version.scores == (Rows("unlabelled", domain=DOMAIN),)
-    assert parts_of([version], tiny_dataset) == tiny_dataset.parts("train")
+    split = recombined_split(teachers)
+    if teachers.regime in ("later_days", "prequential"):
+        days = {part.day for part in tiny_dataset.parts(split)}
+        assert days and not days & {part.day for part in version.learns.parts(tiny_dataset)}
+    else:
+        assert split == "train"
 
 
 def test_a_domain_keeps_to_its_rows(tiny_dataset: Dataset) -> None:
