@@ -6,7 +6,7 @@ A committee of the sizes in `pipelines/jobs/frappe.yaml` without its trees (a DL
 512-256; three of parts of them, dim 64, top MLP 128-64) and a student, on a simulated log. `diverse, teachers asked`
 has every teacher score each batch instead of reading what it said. `alone, same reader` trains the student by its click
 loss alone on the batches that `diverse` reads; `alone` does not read what teachers said. `mean` distils the mean of
-their logits.
+their logits. Each goes over the rows `EPOCHS` times, as students do.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ from recdistill.teachers.codes import encode
 from recdistill.teachers.protocol import Teacher, open_teacher
 
 COMMITTEE = ("foundation", "context", "content", "behaviour")
+EPOCHS = 3
 
 
 def main() -> None:
     """Measures, and writes the page."""
     arguments = options(__doc__, 200_000)
     torch.set_num_threads(1)
-    result, settings = Result("distilling", "rows", arguments), Distill(train=Train(epochs=1))
+    result, settings = Result("distilling", "rows", arguments), Distill(train=Train(epochs=EPOCHS, patience=EPOCHS))
     with tempfile.TemporaryDirectory() as folder:
         stages = run(teaching(arguments.rows), Path(folder), "cache") / "stages"
         materials = Materials(stages / "ingest", stages / "teach", stages / "cache", COMMITTEE, None)
@@ -51,14 +52,14 @@ def main() -> None:
             def epoch(generator: np.random.Generator) -> Stream:
                 return opened.shown.stream(make(reader, opened, shape, settings).method, shape, 1024, generator)
 
-            return fit_once(make(method, opened, shape, settings), epoch, rows, settings.train)
+            return EPOCHS * fit_once(make(method, opened, shape, settings), epoch, rows, settings.train)
 
         def ask() -> int:
             def epoch(generator: np.random.Generator) -> Stream:
                 stream = batches(opened.shown.dataset, Rows("train"), 1024, shuffle=generator, features=shape.features)
                 return asked(stream, teachers, shape)
 
-            return fit_once(make("diverse", opened, shape, settings), epoch, rows, settings.train)
+            return EPOCHS * fit_once(make("diverse", opened, shape, settings), epoch, rows, settings.train)
 
         sides = {
             "diverse": lambda: distil("diverse", "diverse"),
@@ -68,7 +69,7 @@ def main() -> None:
             "mean": lambda: distil("mean", "mean"),
         }
         times = interleaved(sides, arguments.repeats)
-    result.say(f"{rows:,} rows, batches of 1024, a student of dim {shape.dim} and top MLP {shape.top}.")
+    result.say(f"{rows:,} rows, {EPOCHS} times, batches of 1024, a student of dim {shape.dim} and top MLP {shape.top}.")
     result.speeds(times)
     result.compare(times, "diverse", "diverse, teachers asked", target=3)
     result.compare(times, "diverse", "alone, same reader", target=1.25, of="time")
