@@ -50,7 +50,8 @@ def export_student(trained: Path, dataset: Dataset, out: Path) -> None:
     logit = _logits(model, table, dataset.schema)
     check = table.append_column(EXPECTED, pa.array(logit.numpy(), pa.float32()))
     with atomic(out / "check.parquet") as partial:
-        pq.write_table(check.replace_schema_metadata({FILES: json.dumps(_digests(out))}), partial)
+        about = {FILES: json.dumps(_digests(out))}
+        pq.write_table(check.replace_schema_metadata(about), partial, write_page_checksum=True, write_statistics=False)
     open_student(out)
 
 
@@ -68,7 +69,7 @@ def open_student(folder: Path) -> tuple[DLRM, Schema]:
     if not path.exists():
         raise UserError(f"{path}: not there; a student's folder holds it, so copy the whole folder")
     try:
-        table = pq.read_table(path, partitioning=None)
+        table = pq.read_table(path, partitioning=None, page_checksum_verification=True)
         same = json.loads((table.schema.metadata or {}).get(FILES, b"0")) == _digests(folder)
         expected = torch.from_numpy(table[EXPECTED].to_numpy().copy())
         worst = float((_logits(model, table, schema) - expected).abs().max())
