@@ -29,7 +29,7 @@ from recdistill.models.shape import Shape
 from recdistill.models.sharding import device
 from recdistill.models.task import validation_ne
 from recdistill.models.trainer import Position, fit, load_best
-from recdistill.teachers.cache import sample
+from recdistill.teachers.cache import calibrate, sample
 from recdistill.teachers.protocol import open_upper
 from recdistill.teachers.routes import Routed
 from recdistill.teachers.shards import TeacherCache, joined
@@ -133,7 +133,7 @@ def make_method(name: MethodName, members: list[Member], hidden: int, settings: 
 
 
 def distill_one(materials: Materials, name: MethodName, seed: int, settings: Distill, label: str, out: Path) -> None:
-    """Trains a student into the work folder `out`: the model, its predictions, `training.json`.
+    """Trains a student into the work folder `out`: the model, calibrated, its predictions, `training.json`.
 
     Raises `RuntimeError` if any number of a frozen teacher changed on the way; nothing may do that.
     """
@@ -141,6 +141,7 @@ def distill_one(materials: Materials, name: MethodName, seed: int, settings: Dis
     distiller, position = train_student(opened, materials.shape, name, seed, settings, label, out)
     if not ranks.leads():
         return
+    calibration = calibrate_student(distiller.student, opened.shown.dataset)
     save_model(distiller.student, out)
     for split in ("validation", "test"):
         write_predictions(distiller, opened.shown, split, out / f"{split}.parquet")
@@ -153,6 +154,7 @@ def distill_one(materials: Materials, name: MethodName, seed: int, settings: Dis
             "validation_ne": position.checks[position.best],
             "checks": position.checks,
             "losses": position.losses,
+            "calibration": calibration,
         },
     )
 
@@ -206,6 +208,24 @@ def train_student(
     if any(not torch.equal(a, b) for a, b in zip(before, _frozen(members), strict=True)):
         raise RuntimeError(f"{label}: a frozen teacher was changed by the training of a student")
     return best, position
+
+
+@torch.no_grad()
+def calibrate_student(student: DLRM, dataset: Dataset) -> tuple[float, float]:
+    """Puts Platt scaling, fitted on validation rows, into the student's last layer; returns its slope and intercept.
+
+    So students of all methods are calibrated as teachers' answers are, and pay nothing for it when they serve. What is
+    left between them is what they know. A student that orders validation rows no better than chance is left as it is.
+    """
+    rows, student = sample(dataset, Rows("validation"), [*student.shape.features], None), student.to(device())
+    logit = torch.cat([student(batch.to(device()))[0].cpu() for batch in rows])
+    label, weight = (torch.cat([getattr(batch, name) for batch in rows]) for name in ("label", "weight"))
+    slope, intercept = calibrate(logit.numpy(), label.numpy(), weight.numpy())
+    if slope <= 0:
+        return 1.0, 0.0
+    student.head.weight.mul_(slope)
+    student.head.bias.mul_(slope).add_(intercept)
+    return slope, intercept
 
 
 @torch.no_grad()

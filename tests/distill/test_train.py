@@ -18,7 +18,7 @@ from recdistill.clicklog.schema import Dataset
 from recdistill.config.job import METHODS, Distill, Method
 from recdistill.distill.committee import Member
 from recdistill.distill.methods import Distiller
-from recdistill.distill.train import Materials, distill_one, train_student
+from recdistill.distill.train import Materials, calibrate_student, distill_one, make_method, train_student
 from recdistill.export import export_student
 from recdistill.files import file_sha256, read_json
 from recdistill.models.dlrm import DLRM
@@ -39,17 +39,30 @@ def train(
     return train_student(opened, materials.shape, name, 3, settings, "distill", out)[0]
 
 
+SETTINGS = Distill.model_validate(
+    {
+        "train": {"batch_size": 256, "epochs": 2, "embedding_rate": 0.1, "dense_rate": 0.01},
+        "diverse": {"question_width": 8},
+    }
+)
+
+
 @pytest.fixture(scope="module")
 def units(materials: Materials, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A trained student of every method."""
     torch.set_num_threads(1)
-    train = {"batch_size": 256, "epochs": 2, "embedding_rate": 0.1, "dense_rate": 0.01}
-    settings, folders = Distill.model_validate({"train": train, "diverse": {"question_width": 8}}), {}
+    folders = {}
     for name in METHODS:
         folders[name] = tmp_path_factory.mktemp(name)
         weighed = materials if name == "diverse" else replace(materials, routed=None)
-        distill_one(weighed, name, 3, settings, f"distill {name}", folders[name])
+        distill_one(weighed, name, 3, SETTINGS, f"distill {name}", folders[name])
     return folders
+
+
+def best_of(materials: Materials, unit: Path, name: Method) -> DLRM:
+    """The student at its best check, as training left it."""
+    method = make_method(name, materials.open().members, materials.shape.top[-1], SETTINGS)
+    return load_best(Distiller(DLRM(materials.shape), method), unit / "training").student
 
 
 def test_alone_is_plain_training_bit_for_bit(materials: Materials, quick: Distill, tmp_path: Path) -> None:
@@ -84,8 +97,36 @@ def test_every_method_gives_another_student_and_the_same_again(
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_a_student_is_calibrated_on_validation_rows(
+    materials: Materials, units: dict[str, Path], tiny_dataset: Dataset, name: Method
+) -> None:
+    (batch,) = batches(tiny_dataset, Rows("validation"), 1000)
+    model, best = load_model(units[name]), best_of(materials, units[name], name)
+    slope, intercept = read_json(units[name] / "training.json")["calibration"]
+    with torch.no_grad():
+        now, before = model(batch)[0], best(batch)[0]
+    assert slope > 0
+    torch.testing.assert_close(now, slope * before + intercept, atol=1e-5, rtol=1e-5)
+    assert float(now.sigmoid().mean()) == pytest.approx(float(batch.label.mean()), abs=1e-4)
+    assert float(before.sigmoid().mean()) != pytest.approx(float(batch.label.mean()), abs=1e-4)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits
+    assert loss(now, batch.label) < loss(before, batch.label)
+
+
+def test_a_student_that_orders_rows_no_better_than_chance_is_left_as_it_is(
+    materials: Materials, units: dict[str, Path]
+) -> None:
+    model = load_model(units["alone"])
+    with torch.no_grad():
+        model.head.weight.neg_()
+    before = model.head.weight.clone(), model.head.bias.clone()
+    assert calibrate_student(model, Dataset(materials.dataset)) == (1.0, 0.0)
+    assert torch.equal(model.head.weight, before[0]) and torch.equal(model.head.bias, before[1])
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_a_unit_tells_how_it_went_and_what_it_predicts(
-    materials: Materials, units: dict[str, Path], tiny_dataset: Dataset, name: str
+    materials: Materials, units: dict[str, Path], tiny_dataset: Dataset, name: Method
 ) -> None:
     about, model = read_json(units[name] / "training.json"), load_model(units[name])
     assert (about["method"], about["seed"], len(about["checks"])) == (name, 3, len(about["losses"]))
@@ -93,7 +134,8 @@ def test_a_unit_tells_how_it_went_and_what_it_predicts(
     assert about["validation_ne"] == min(about["checks"])
     stream = list(batches(tiny_dataset, Rows("validation"), 1000))
     rounding = 1e-9 if device().type == "cpu" else 1e-7
-    assert about["validation_ne"] == pytest.approx(normalised_entropy(score(model, stream)), abs=rounding)
+    best = best_of(materials, units[name], name)
+    assert about["validation_ne"] == pytest.approx(normalised_entropy(score(best, stream)), abs=rounding)
     for split in ("validation", "test"):
         table = pq.read_table(units[name] / f"{split}.parquet")
         (batch,) = batches(tiny_dataset, Rows(split), 1000)  # type: ignore[arg-type]

@@ -34,6 +34,7 @@ def fresh(materials: Materials, quick: Distill, method: Method = "diverse") -> D
 
 def test_student_and_aligner_are_taken_over(materials: Materials, quick: Distill, before: Path) -> None:
     distiller, trained = fresh(materials, quick), load_best(fresh(materials, quick), before / "training")
+    trained.student.load_state_dict(load_model(before).state_dict())  # calibrated, as it serves
     dataset = materials.open().shown.dataset
     assert not _same(distiller, trained)
     begin_at(distiller, distiller.student, Start(before, materials.dataset, method=True), dataset)
