@@ -14,7 +14,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from recdistill import progress, ranks
-from recdistill.clicklog.batches import Batch, Block, Columns, Rows, read_blocks
+from recdistill.clicklog.batches import Batch, Block, Columns, Rows, folds_of, read_blocks
 from recdistill.clicklog.schema import Dataset, Part
 from recdistill.errors import UserError
 from recdistill.files import read_json
@@ -238,10 +238,16 @@ def _nothing() -> None:
 
 
 def sample(dataset: Dataset, rows: Rows, features: list[str] | None, view: Columns | None) -> list[Batch]:
-    """At most `SAMPLE_ROWS` of the rows, evenly spread over all of them."""
-    every = max(1, -(-sum(part.rows for part in rows.parts(dataset)) // SAMPLE_ROWS))
-    blocks = read_blocks(dataset, rows, features=features, join=view)
-    return [block.take(index) for block in blocks for index in torch.arange(0, block.rows, every).split(SCORING_BATCH)]
+    """About `SAMPLE_ROWS` of the rows, or all where there are fewer.
+
+    Drawn by a hash of `example_id`: every fifth row of a log that has four negatives after each click is no sample.
+    """
+    one_of = max(1, -(-sum(part.rows for part in rows.parts(dataset)) // SAMPLE_ROWS))
+    out: list[Batch] = []
+    for block in read_blocks(dataset, rows, features=features, join=view):
+        drawn = torch.from_numpy(np.flatnonzero(folds_of(block.example_id.numpy(), one_of) == 0))
+        out += [block.take(index) for index in drawn.split(SCORING_BATCH) if len(index)]
+    return out
 
 
 def calibrate(logit: np.ndarray, label: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
