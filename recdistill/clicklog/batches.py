@@ -74,8 +74,8 @@ class Batch(Pipelineable):
 
     `dense` float32 [B, D] in schema order; `sparse` int64 ids keyed by feature, stride B; `label`, `weight` float32
     [B]; `example_id` int64 [B]; `extra` whatever numbers were joined, float32 [B], with a bool [B] under `<name>?` that
-    says which rows have one; `vectors` whatever vectors were. Labels are zeros where `labelled` is false. `rows` are
-    the same bags as rows of a model's tables, once it has located them.
+    says which rows have one, and what was added to them; `vectors` whatever vectors were joined. Labels are zeros where
+    `labelled` is false. `rows` are the same bags as rows of a model's tables, once it has located them.
     """
 
     dense: Tensor
@@ -119,7 +119,9 @@ class Block:
     """Rows in memory as tensors, from which batches are cut. They lie where Arrow put them, and are not written to."""
 
     def __init__(self, table: pa.Table, schema: Schema) -> None:
-        table = table.combine_chunks()
+        wide = [field for field in table.schema if pa.types.is_dictionary(field.type)]
+        self.vectors = {field.name: vectors(table[field.name], field) for field in wide}
+        table = table.drop_columns([*self.vectors]).combine_chunks()
         self.rows = table.num_rows
         self.keys = [feature.name for feature in schema.sparse if feature.name in table.column_names]
         self.bags = [sparse(table[name]) for name in self.keys]
@@ -131,11 +133,8 @@ class Block:
         self.example_id = tensor(table["example_id"])
         known = {*self.keys, *dense, "label", "weight", "example_id"}
         self.extra: dict[str, Tensor] = {}
-        self.vectors: dict[str, Vectors] = {}
         for name in table.column_names:
-            if pa.types.is_fixed_size_binary(table[name].type):
-                self.vectors[name] = vectors(table[name], table.schema.field(name))
-            elif name not in known:
+            if name not in known:
                 self.extra[name], self.extra[name + "?"] = joined(table[name])
 
     def cut(self, start: int, stop: int) -> Batch:
@@ -190,11 +189,12 @@ def read_blocks(
     join: Columns | None = None,
     features: Sequence[str] | None = None,
     parts: Sequence[Part] | None = None,
+    add: Callable[[Block], None] | None = None,
 ) -> Iterator[Block]:
     """Blocks of the rows meant, in dataset order, or with parts in random order and each block's rows too.
 
-    Only the columns of `features` (all when None) are read, and only `parts` where they are given. The next block
-    is read by a thread meanwhile.
+    Only the columns of `features` (all when None) are read, and only `parts` where they are given. `add` may put more
+    into the `extra` of a block. The next block is read by a thread meanwhile.
     """
     parts = rows.parts(dataset) if parts is None else parts
     if shuffle is not None:
@@ -211,16 +211,20 @@ def read_blocks(
                 table = join(part, table)
             held.append(table)
             if sum(table.num_rows for table in held) >= PART_ROWS:
-                yield _block(held, dataset.schema, shuffle)
+                yield _block(held, dataset.schema, shuffle, add)
                 held = []
         if any(table.num_rows for table in held):
-            yield _block(held, dataset.schema, shuffle)
+            yield _block(held, dataset.schema, shuffle, add)
 
     return prefetch(blocks())
 
 
-def _block(tables: list[pa.Table], schema: Schema, shuffle: np.random.Generator | None) -> Block:
+def _block(
+    tables: list[pa.Table], schema: Schema, shuffle: np.random.Generator | None, add: Callable[[Block], None] | None
+) -> Block:
     block = Block(pa.concat_tables(tables), schema)
+    if add is not None:
+        add(block)
     if shuffle is not None:
         block.reorder(torch.from_numpy(shuffle.permutation(block.rows)))
     return block
@@ -234,9 +238,10 @@ def batches(
     shuffle: np.random.Generator | None = None,
     join: Columns | None = None,
     features: Sequence[str] | None = None,
+    add: Callable[[Block], None] | None = None,
 ) -> Iterator[Batch]:
     """Batches of `batch_size` rows; the last one of a block may be smaller, and is dropped nowhere."""
-    for block in read_blocks(dataset, rows, shuffle=shuffle, join=join, features=features):
+    for block in read_blocks(dataset, rows, shuffle=shuffle, join=join, features=features, add=add):
         for start in range(0, block.rows, batch_size):
             yield block.cut(start, min(start + batch_size, block.rows))
 

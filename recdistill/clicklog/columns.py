@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 import torchrec  # noqa: F401 (registers fbgemm's operators)
 from torch import Tensor
 
-from recdistill.clicklog.vectors import binary_to_vectors
+from recdistill.clicklog.vectors import vectors_and_places
 
 MISSING = -(2**63)
 """Where a single feature has no id."""
@@ -61,9 +62,10 @@ class Bags:
 
 
 class Vectors:
-    """Vectors of rows, [rows, d]: rows `index` (int64) of `source`, put together only where somebody looks at them.
+    """Vectors of rows, [rows, d]: rows `index` (int32) of `source`, put together only where somebody looks at them.
 
-    What a teacher cached is wide, and a method that asks about a few rows of a batch need not move the others.
+    Where the index is negative there is none. What a teacher cached is wide, and a method that asks about a few rows of
+    a batch need not move the others.
     """
 
     def __init__(self, source: Tensor, index: Tensor) -> None:
@@ -78,33 +80,41 @@ class Vectors:
         return Vectors(self.source, self.index[start:stop])
 
     def of(self, rows: Tensor) -> Tensor:
-        """The vectors of some rows (int64 [K]), [K, d]."""
-        return self.source.index_select(0, self.index.index_select(0, rows))
+        """The vectors of some rows (int64 [K]), [K, d]; zeros where there is none."""
+        at = self.index.index_select(0, rows)
+        if not len(self.source):
+            return self.source.new_zeros(len(at), self.source.shape[1])
+        return self.source.index_select(0, at.clamp_min(0)) * (at >= 0)[:, None]
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Vectors:
         """The same on another device, where nothing but these rows goes."""
-        if device == self.source.device:
-            return self
-        return whole(self.source.index_select(0, self.index).to(device, non_blocking=non_blocking))
+        return self if device == self.source.device else self._own(lambda v: v.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Vectors:
         """The same in page-locked memory."""
-        return whole(self.source.index_select(0, self.index).pin_memory())
+        return self._own(lambda value: value.pin_memory())
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Tells the allocator that `stream` uses these."""
         self.source.record_stream(stream)
+        self.index.record_stream(stream)
+
+    def _own(self, function: Callable[[Tensor], Tensor]) -> Vectors:
+        """A source of these rows' vectors and no others; both parts are sent through the function."""
+        there = self.index >= 0
+        index = torch.where(there, there.cumsum(0, dtype=torch.int32) - 1, -1)
+        return Vectors(function(self.source.index_select(0, self.index[there])), function(index))
 
 
 def whole(source: Tensor) -> Vectors:
     """Vectors [rows, d] that lie in the order of their rows."""
-    return Vectors(source, torch.arange(len(source), device=source.device))
+    return Vectors(source, torch.arange(len(source), dtype=torch.int32, device=source.device))
 
 
-def vectors(chunked: pa.ChunkedArray, field: pa.Field) -> Vectors:
-    """A column of vectors; where a row has none, whatever bytes lie there."""
-    values = binary_to_vectors(_one(chunked), field)
-    return whole(tensor(pa.array(values.reshape(-1))).view(values.shape))
+def vectors(column: pa.ChunkedArray, field: pa.Field) -> Vectors:
+    """A column of vectors, as `placed_vectors` makes it."""
+    values, place = vectors_and_places(column, field)
+    return Vectors(tensor(pa.array(values.reshape(-1))).view(values.shape), tensor(pa.array(place)))
 
 
 def sparse(chunked: pa.ChunkedArray) -> Single | Bags:
@@ -129,4 +139,4 @@ def joined(chunked: pa.ChunkedArray) -> tuple[Tensor, Tensor]:
     """Numbers that were joined to the rows, float32 [rows], and which rows have one, bool [rows]."""
     column = _one(chunked)
     present = torch.from_numpy(np.asarray(column.is_valid()))
-    return tensor(pc.fill_null(column, 0).cast(pa.float32())), present
+    return tensor(pc.fill_null(column.cast(pa.float32()), 0)), present

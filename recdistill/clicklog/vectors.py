@@ -30,3 +30,28 @@ def binary_to_vectors(column: pa.Array, field: pa.Field) -> np.ndarray:
     return np.frombuffer(column.buffers()[1], dtype, len(column) * dim, column.offset * column.type.byte_width).reshape(
         len(column), dim
     )
+
+
+def placed_vectors(name: str, values: np.ndarray, place: np.ndarray) -> tuple[pa.Field, pa.Array]:
+    """A column of vectors of which some rows have none, and its field.
+
+    `place` (int32 [N]) is each row's place in `values` ([K, d]), negative where it has none. What nobody has is not
+    held N times: the column is a dictionary of `values`.
+    """
+    plain = binary_field(name, values.dtype.name, values.shape[1])
+    indices = pa.array(place, pa.int32(), mask=place < 0)
+    column = pa.DictionaryArray.from_arrays(indices, vectors_to_binary(values), safe=False)
+    return pa.field(name, column.type, metadata=plain.metadata), column
+
+
+def vectors_and_places(column: pa.ChunkedArray, field: pa.Field) -> tuple[np.ndarray, np.ndarray]:
+    """`values` and `place` of such a column, whose chunks may have a dictionary each."""
+    values, places, begin = [], [], 0
+    for chunk in column.chunks:
+        values.append(binary_to_vectors(chunk.dictionary, field))
+        place = chunk.indices.fill_null(-1).to_numpy()
+        places.append(place if begin == 0 else np.where(place < 0, place, place + np.int32(begin)))
+        begin += len(values[-1])
+    if len(values) == 1:
+        return values[0], places[0]
+    return np.concatenate(values), np.concatenate(places)

@@ -26,7 +26,8 @@ class Diverse(Section):
     align_weight: float = Field(0.002, ge=0)
     answer_weight: float = Field(0.5, ge=0)
     questions: float = Field(0.0625, gt=0, le=1)
-    """The share of a batch's rows on which a teacher is asked questions; logits count on all of them."""
+    """The share of rows whose embeddings are read, and of a batch that asks the share on which a teacher is asked
+    questions; logits count on all of them."""
 
 
 class Recombine(Section):

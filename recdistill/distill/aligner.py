@@ -21,10 +21,11 @@ when r and G are learned on validation rows, by the final teachers, before the s
 each answer is by a version that knows less, and what is learned of those does not hold for recombined rows or later
 days.
 
-A batch asks one teacher, on a share of its rows: each as often as it counts, and a row weighs as much as the teacher
-counts on it, so that over the batches this is the sum above. (The paper grounds the sum of the translations, not each;
-as the loss is convex, what is here is an upper bound of that.) All teachers in every batch teach the same and take four
-times as long (tests/benchmarks/LEDGER.md). None is asked on recombined rows: there the committee's word teaches.
+One batch in four asks one teacher, on a share of its rows: each as often as it counts, and a row weighs as much as the
+teacher counts on it, so that over the batches this is the sum above, but for its weight. (The paper grounds the sum of
+the translations, not each; as the loss is convex, what is here is an upper bound of that.) All teachers in every batch
+teach the same and take far longer (tests/benchmarks/LEDGER.md). None is asked on recombined rows: there the committee's
+word teaches.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ from recdistill.distill.consensus import Consensus, Gate
 from recdistill.distill.losses import direction_distance, soft_click_loss
 from recdistill.models.task import weight_of_all
 
+EVERY = 4
+"""One batch of so many asks."""
 TOKEN = 8
 """A cached embedding without upper layers is attended to in pieces of this width."""
 
@@ -53,11 +56,11 @@ class QAAligner(Consensus):
     reads = "embeddings"
 
     owed: Tensor
-    """How many questions each teacher is behind what it counts for, float32 [n]."""
+    """How many batches each teacher counted for without a question, float32 [n]."""
 
     def __init__(self, members: list[Member], hidden: int, settings: Diverse) -> None:
         super().__init__(members, hidden)
-        self.settings = settings
+        self.settings, self.looks_at = settings, settings.questions
         width, de = settings.question_width, settings.teacher_dim
         self.teachers = nn.Parameter(torch.randn(len(members), de) * 0.1)
         self.gate = Gate(len(members), width)
@@ -83,34 +86,32 @@ class QAAligner(Consensus):
 
     def forward(self, hidden: Tensor, logit: Tensor, head: nn.Linear, batch: Batch) -> Tensor:
         """The loss above, a scalar."""
-        said = answers(batch, self.members)
-        word, p = self.word(said)
-        loss = self.teach(logit, word, said, batch)
+        loss = self.teach(logit, batch)
         if not batch.labelled:
             return loss
-        rows = math.ceil(len(batch) * self.settings.questions)
-        return loss + self._question(hidden[:rows], p[:rows], said, head, batch)
+        counts = batch.weight[:, None] * batch.extra["counts"]
+        asked = self._next(ranks.mean(counts.sum(0)))
+        return loss if asked is None else loss + self._question(asked, counts[:, asked], hidden, head, batch)
 
-    def _question(self, hidden: Tensor, p: Tensor, said: Answers, head: nn.Linear, batch: Batch) -> Tensor:
-        """The losses of questions and answers on the first rows of a batch, a scalar."""
-        counts = batch.weight[: len(p), None] * p
-        total = ranks.mean(counts.sum(0))
-        if not total.any():
-            return hidden.new_zeros(())
-        asked = self._next(total / total.sum())
-        rows = said.present[: len(p), asked].nonzero().squeeze(1)
-        weight, hidden = counts[rows, asked], hidden[rows]
+    def _question(self, asked: int, counts: Tensor, hidden: Tensor, head: nn.Linear, batch: Batch) -> Tensor:
+        """The losses of questions to one teacher and its answers, a scalar; `counts` float32 [B], how much it does."""
+        said = answers(batch, self.members)
+        rows = said.read.nonzero().squeeze(1)[: math.ceil(len(batch) * self.settings.questions)]
+        rows = rows[said.present[rows, asked]]
+        weight, hidden = counts[rows], hidden[rows]
         translated = self._translation(asked, hidden.detach(), said.embedded(asked, rows), said.logit[rows, asked])
         align = (weight * direction_distance(hidden, translated.detach())).sum() / weight_of_all(weight)
         grounded = F.linear(translated, head.weight.detach(), head.bias.detach()).squeeze(1)
         useful = soft_click_loss(grounded, batch.label[rows], weight)
         return self.settings.align_weight * align + self.settings.answer_weight * useful
 
-    def _next(self, share: Tensor) -> int:
-        """Whom to ask, given how much each teacher counts here, float32 [n] of sum 1; never one that does not."""
-        self.owed += share
-        asked = int(self.owed.masked_fill(share == 0, -math.inf).argmax())
-        self.owed[asked] -= 1
+    def _next(self, counts: Tensor) -> int | None:
+        """Whom to ask, given how much each teacher counts here, float32 [n]; None where it is nobody's turn."""
+        self.owed += counts / counts.sum().clamp_min(1e-12)
+        if self.owed.sum() < EVERY - 0.5 or not counts.any():  # it is whole but for rounding
+            return None
+        asked = int(self.owed.masked_fill(counts == 0, -math.inf).argmax())
+        self.owed[asked] -= EVERY
         return asked
 
     def _translation(self, asked: int, hidden: Tensor, z: Tensor, t: Tensor) -> Tensor:

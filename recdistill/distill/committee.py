@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from recdistill.clicklog.batches import Batch
+from recdistill.clicklog.batches import Batch, Block
 from recdistill.clicklog.columns import Vectors
 from recdistill.teachers.codes import decode
 from recdistill.teachers.protocol import Upper
+from recdistill.teachers.windows import EMBEDDED
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,14 @@ class Answers:
     """The cached answers of n teachers on B rows.
 
     `logit` float32 [B, n], calibrated, 0 where absent; `present` bool [B, n]; `importance` float32 [B, n], what a
-    router says of them, else 1; `embedding` for each teacher, coded as it was cached, None where none was read.
+    router says of them, else 1; `read` bool [B], the rows of which embeddings were read; `embedding` for each teacher,
+    coded as it was cached, None where none was read.
     """
 
     logit: Tensor
     present: Tensor
     importance: Tensor
+    read: Tensor
     embedding: list[Vectors | None]
 
     def embedded(self, teacher: int, rows: Tensor) -> Tensor:
@@ -44,24 +48,33 @@ class Answers:
         return self.logit.new_zeros(len(rows), 0) if codes is None else decode(codes.of(rows))
 
     def take(self, rows: Tensor) -> Answers:
-        """Logits, presence and importance of some rows (int64), without embeddings."""
-        return Answers(self.logit[rows], self.present[rows], self.importance[rows], [])
+        """What was said about some rows (int64), without embeddings."""
+        return self._each(lambda value: value[rows])
+
+    def to(self, device: torch.device) -> Answers:
+        """The same on another device, without embeddings."""
+        return self._each(lambda value: value.to(device))
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> Answers:
+        logit, present, importance, read = map(function, (self.logit, self.present, self.importance, self.read))
+        return Answers(logit, present, importance, read, [])
 
 
 def together(parts: list[Answers]) -> Answers:
     """What was said about several batches, without embeddings."""
-    logit, present, importance = (
-        torch.cat([getattr(part, name) for part in parts]) for name in ("logit", "present", "importance")
+    logit, present, importance, read = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("logit", "present", "importance", "read")
     )
-    return Answers(logit, present, importance, [])
+    return Answers(logit, present, importance, read, [])
 
 
-def answers(batch: Batch, members: list[Member]) -> Answers:
-    """The columns that the teacher caches joined to a batch; a teacher without a column answered nothing."""
+def answers(batch: Batch | Block, members: list[Member]) -> Answers:
+    """The columns that the teacher caches joined to rows; a teacher without a column answered nothing."""
     silence, alike = torch.zeros_like(batch.label), torch.ones_like(batch.label)
     nobody = silence.bool()
     logit = [batch.extra.get(f"logit.{member.name}", silence) for member in members]
     present = [batch.extra.get(f"logit.{member.name}?", nobody) for member in members]
     vectors = [batch.vectors.get(f"embedding.{member.name}") for member in members]
     importance = [batch.extra.get(f"importance.{member.name}", alike) for member in members]
-    return Answers(torch.stack(logit, dim=1), torch.stack(present, dim=1), torch.stack(importance, dim=1), vectors)
+    read = batch.extra.get(EMBEDDED, alike).bool()
+    return Answers(torch.stack(logit, 1), torch.stack(present, 1), torch.stack(importance, 1), read, vectors)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recdistill.clicklog.batches import Batch
+from recdistill.clicklog.batches import Batch, Block
 from recdistill.distill.committee import Answers, Member, answers, together
 from recdistill.distill.losses import masked_softmax, soft_click_loss
 from recdistill.distill.methods import Method
@@ -20,6 +20,8 @@ from recdistill.teachers.cache import calibrate
 
 LEARNED, PATIENCE, BATCH, RATE = 40, 4, 1024, 3e-3
 """Of the gate: epochs at most, epochs without a gain before it stops, rows a step, and Adam's rate."""
+HEARD_AT_ONCE = 1 << 14
+"""Rows."""
 
 
 class Consensus(Method):
@@ -58,9 +60,22 @@ class Consensus(Method):
         weights = self.weights(said)
         return self.slope * (weights * said.logit).sum(1) + self.intercept, weights
 
-    def teach(self, logit: Tensor, word: Tensor, said: Answers, batch: Batch) -> Tensor:
+    @torch.no_grad()
+    def hear(self, rows: Batch | Block) -> None:
+        """Puts the committee's word into what is `extra` about rows: it is known before a student learns from them.
+
+        `word` float32 [B], the probability; `heard` bool [B], where anybody answered; `counts` float32 [B, n], how much
+        each answer counted.
+        """
+        said, parts = answers(rows, self.members), []
+        for some in torch.arange(len(said.logit)).split(HEARD_AT_ONCE):
+            parts.append([value.cpu() for value in self.word(said.take(some).to(self.slope.device))])
+        logit, rows.extra["counts"] = (torch.cat(values) for values in zip(*parts, strict=True))
+        rows.extra["word"], rows.extra["heard"] = logit.sigmoid(), said.present.any(1)
+
+    def teach(self, logit: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy of the student's logit against the committee's probability, where anybody answered."""
-        return soft_click_loss(logit, word.sigmoid(), batch.weight * said.present.any(1))
+        return soft_click_loss(logit, batch.extra["word"], batch.weight * batch.extra["heard"])
 
 
 class Mean(Consensus):
@@ -68,8 +83,7 @@ class Mean(Consensus):
 
     def forward(self, hidden: Tensor, logit: Tensor, head: nn.Linear, batch: Batch) -> Tensor:
         """Cross-entropy against the committee's word."""
-        said = answers(batch, self.members)
-        return self.teach(logit, self.word(said)[0], said, batch)
+        return self.teach(logit, batch)
 
 
 class Gate(nn.Module):

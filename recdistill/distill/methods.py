@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from recdistill.clicklog.batches import Batch
+from recdistill.clicklog.batches import Batch, Block
 from recdistill.distill.committee import Member, answers
 from recdistill.distill.losses import direction_distance, soft_click_loss
 from recdistill.models.dlrm import DLRM
@@ -24,15 +24,20 @@ Reads = Literal["nothing", "logits", "embeddings"]
 class Method(nn.Module):
     """A way to learn from teachers.
 
-    `reads` says what of the cache is read, `reads_recombined` what of the answers on recombined rows.
+    `reads` says what of the cache is read, `reads_recombined` what of the answers on recombined rows; where embeddings
+    are, they are of the share of rows that it `looks_at`.
     """
 
     reads: ClassVar[Reads] = "logits"
     reads_recombined: ClassVar[Reads] = "logits"
+    looks_at: float = 1.0
 
     def __init__(self, members: list[Member], hidden: int) -> None:
         super().__init__()
         self.members = members
+
+    def hear(self, rows: Batch | Block) -> None:
+        """Adds to what is `extra` about rows what the method makes of what was said, before it learns from them."""
 
     def forward(self, hidden: Tensor, logit: Tensor, head: nn.Linear, batch: Batch) -> Tensor:
         """The teachers' loss, a scalar.

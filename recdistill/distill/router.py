@@ -186,7 +186,7 @@ def route(
 def _answered(committee: Committee, shelf: Shelf | None) -> list[Batch]:
     """Validation rows with what every teacher says about them: `said` float32 [B, n], calibrated, and `knows`."""
     dataset = Dataset(committee.dataset)
-    answered = joined([TeacherCache(path, dataset) for path in committee.answered], embedding=False)
+    answered = joined([TeacherCache(path, dataset) for path in committee.answered])
     rows = sample(dataset, Rows("validation"), None, answered)
     view = shelf.view(dataset) if shelf else None
     knows = [committee.knows(batch) for batch in rows]

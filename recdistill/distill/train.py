@@ -34,6 +34,7 @@ from recdistill.teachers.protocol import open_upper
 from recdistill.teachers.routes import Routed
 from recdistill.teachers.shards import TeacherCache, joined
 from recdistill.teachers.versions import FINAL
+from recdistill.teachers.windows import Windows
 
 SCORING_BATCH = 8192
 
@@ -87,17 +88,24 @@ class Asked:
     def stream(self, method: Method, shape: Shape, batch_size: int, generator: np.random.Generator) -> Iterator[Batch]:
         """One epoch of shuffled training batches with the columns that the method reads."""
         reads = method.reads if self.split == "train" else method.reads_recombined
-        join = None if reads == "nothing" else self._said(embedding=reads == "embeddings")
+        windows = Windows(method.looks_at, generator.spawn(1)[0]) if reads == "embeddings" else None
+        join = None if reads == "nothing" else self._said(windows)
         return batches(
-            self.dataset, Rows(self.split), batch_size, shuffle=generator, join=join, features=shape.features
+            self.dataset,
+            Rows(self.split),
+            batch_size,
+            shuffle=generator,
+            join=join,
+            features=shape.features,
+            add=method.hear,
         )
 
     def held_out(self) -> list[Batch]:
         """What was said about validation rows, as many as calibrate a teacher, without their features."""
-        return sample(self.dataset, Rows("validation"), [], self._said(embedding=False))
+        return sample(self.dataset, Rows("validation"), [], self._said())
 
-    def _said(self, embedding: bool) -> Columns:
-        join = joined(self.caches, embedding)
+    def _said(self, embedded: Windows | None = None) -> Columns:
+        join = joined(self.caches, embedded)
         return join if self.routed is None else self.routed.weigh(join)
 
 

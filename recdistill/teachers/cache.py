@@ -22,7 +22,8 @@ from recdistill.spread import Spread, in_turn
 from recdistill.teachers.codes import encode
 from recdistill.teachers.protocol import Teacher, open_teacher
 from recdistill.teachers.routes import Routed
-from recdistill.teachers.shards import CachedVersion, Shard, shard_of, shard_path, write_shard
+from recdistill.teachers.shard_file import write_shard
+from recdistill.teachers.shards import CachedVersion, Shard, shard_of, shard_path
 from recdistill.teachers.shelf import Shelf
 from recdistill.teachers.versions import FINAL, Version
 

@@ -26,7 +26,8 @@ from recdistill.files import file_sha256, fingerprint
 from recdistill.teachers.answers import Answers
 from recdistill.teachers.cache import SAMPLE_ROWS, calibrate
 from recdistill.teachers.codes import encode
-from recdistill.teachers.shards import CachedVersion, Shard, shard_of, shard_path, write_shard
+from recdistill.teachers.shard_file import write_shard
+from recdistill.teachers.shards import CachedVersion, Shard, shard_of, shard_path
 
 VERSION = "file"
 """The one version of such a teacher; it stands where others have their final one."""

@@ -1,15 +1,14 @@
 """The teacher cache's contract: shards, manifest, and the join back onto the dataset.
 
-`<teacher>/day=D/part-<split>-NNNNN.<version>.parquet`: `example_id` int64, `logit` float32 as the teacher said it,
-`embedding` as fixed-size binary of one byte a number (see `codes`; absent where the teacher has none), in the space of
-the teacher's final version. Rows may be absent: absent is not zero. `<teacher>/manifest.json` is written last.
+`<teacher>/day=D/part-<split>-NNNNN.<version>.parquet` is a shard (see `shard_file`); `<teacher>/manifest.json` is
+written last. Rows may be absent: absent is not zero.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from recdistill.clicklog.batches import Columns
 from recdistill.clicklog.parts import read_part
-from recdistill.clicklog.schema import PART_KEY, ROW_GROUP_ROWS, Count, Dataset, Name, Part, SplitName
-from recdistill.clicklog.vectors import binary_field, binary_to_vectors, vectors_to_binary
+from recdistill.clicklog.schema import PART_KEY, Count, Dataset, Name, Part, SplitName
+from recdistill.clicklog.vectors import placed_vectors
 from recdistill.errors import UserError
 from recdistill.files import atomic, file_sha256, fingerprint, read_json
 from recdistill.teachers.codes import EXTRA
+from recdistill.teachers.shard_file import ELIGIBLE, NIGHT, ShardFile
 from recdistill.teachers.versions import Seen
+from recdistill.teachers.windows import EMBEDDED, Windows
 
 CONTRACT: Literal[2] = 2
 """Raised when what shards and manifest hold is changed."""
@@ -79,43 +80,9 @@ class CacheManifest(_Record):
         return self
 
 
-NIGHT, ELIGIBLE = b"night", b"eligible"
-"""The keys under which a shard's file says when it was computed, and for how many rows."""
-
-
 def shard_path(root: Path, part: str, version: str) -> Path:
     """Where the answers of one version for one part are."""
     return root / f"{part}.{version}.parquet"
-
-
-def write_shard(
-    path: Path,
-    example_id: np.ndarray,
-    logit: np.ndarray,
-    codes: np.ndarray | None,
-    night: str = "",
-    eligible: int | None = None,
-) -> None:
-    """Writes a shard whole or not at all, with a checksum on every page.
-
-    `codes` are coded embeddings; `eligible` is all of its rows when None.
-    """
-    fields = [pa.field("example_id", pa.int64()), pa.field("logit", pa.float32())]
-    arrays = [pa.array(example_id, pa.int64()), pa.array(logit, pa.float32())]
-    if codes is not None:
-        fields.append(binary_field("embedding", "uint8", codes.shape[1]))
-        arrays.append(vectors_to_binary(codes))
-    eligible = len(example_id) if eligible is None else eligible
-    with atomic(path) as partial:
-        pq.write_table(
-            pa.Table.from_arrays(arrays, schema=pa.schema(fields, {NIGHT: night, ELIGIBLE: str(eligible)})),
-            partial,
-            row_group_size=ROW_GROUP_ROWS,
-            compression="none",
-            use_dictionary=False,
-            write_statistics=False,
-            write_page_checksum=True,
-        )
 
 
 def shard_of(path: Path, part: Part, version: str) -> Shard:
@@ -192,63 +159,44 @@ class TeacherCache:
             out.setdefault(shard.part, []).append(shard)
         return out
 
-    def join(self, part: Part, table: pa.Table, embedding: bool) -> pa.Table:
-        """Adds `logit.<teacher>` (calibrated, null where absent) and, if asked, `embedding.<teacher>` to a part.
+    def join(self, part: Part, table: pa.Table, embedded: np.ndarray | None = None) -> pa.Table:
+        """Adds `logit.<teacher>` (calibrated, null where absent) to a part's table.
 
-        Embeddings stay as they are coded, zeros where absent.
+        With `embedded` (bool [N], which rows) also `embedding.<teacher>`, as coded, where a row is meant and answered;
+        of the others nothing is read but what lies in one row group with these.
         """
         ids = table["example_id"].to_numpy()
-        logit = np.zeros(len(ids), np.float32)
-        present = np.zeros(len(ids), bool)
-        vectors = np.zeros((len(ids), self.dim + EXTRA), np.uint8) if embedding and self.dim else None
-        shards = self._by_part.get(part.key, [])
-        for shard in shards:
+        logit, present = np.zeros(len(ids), np.float32), np.zeros(len(ids), bool)
+        place, codes, read = np.full(len(ids), -1, np.int32), [np.zeros((0, self.dim + EXTRA), np.uint8)], 0
+        for shard in self._by_part.get(part.key, []):
             version = self.manifest.versions[shard.version]
-            names = ["example_id", "logit", *([] if vectors is None else ["embedding"])]
-            answers = self._read(shard, names)
-            here, there = _match(ids, answers["example_id"].to_numpy())
-            logit[here] = version.slope * answers["logit"].to_numpy()[there] + version.intercept
+            file = ShardFile(shard_path(self.root, shard.part, shard.version), shard.rows, self.dim)
+            answered, said = file.answers()
+            here, there = _match(ids, answered)
+            logit[here] = version.slope * said[there] + version.intercept
             present[here] = True
-            if vectors is not None:
-                column = answers["embedding"].combine_chunks()
-                codes = binary_to_vectors(column, answers.schema.field("embedding"))
-                if len(shards) == 1 and isinstance(here, slice):
-                    vectors = codes
-                else:
-                    vectors[here] = codes[there]
+            if embedded is not None and self.dim:
+                meant = embedded[here]
+                found, at = file.codes(there[meant])
+                place[here[meant]] = read + at
+                codes.append(found)
+                read += len(found)
         table = table.append_column(f"logit.{self.name}", pa.array(logit, pa.float32(), mask=~present))
-        if vectors is None:
+        if embedded is None or not self.dim:
             return table
-        field = binary_field(f"embedding.{self.name}", "uint8", self.dim + EXTRA)
-        return table.append_column(field, vectors_to_binary(vectors))
-
-    def _read(self, shard: Shard, columns: list[str]) -> pa.Table:
-        path = shard_path(self.root, shard.part, shard.version)
-        try:
-            table = pq.read_table(
-                path,
-                columns=columns,
-                partitioning=None,
-                use_threads=False,
-                pre_buffer=False,
-                page_checksum_verification=True,
-            )
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{path}: this shard of the cache is damaged ({error}); cache again") from None
-        types = {"example_id": pa.int64(), "logit": pa.float32(), "embedding": pa.binary(self.dim + EXTRA)}
-        whole = table.num_rows == shard.rows and not any(column.null_count for column in table.columns)
-        if not whole or table.schema.types != [types[name] for name in columns]:
-            raise UserError(f"{path}: not what the manifest says of this shard of the cache; cache again")
-        return table
+        return table.append_column(
+            *placed_vectors(f"embedding.{self.name}", codes[-1] if len(codes) == 2 else np.concatenate(codes), place)
+        )
 
 
-def joined(caches: list[TeacherCache], embedding: bool) -> Columns:
-    """Adds every teacher's columns to a part's table."""
+def joined(caches: list[TeacherCache], embedded: Windows | None = None) -> Columns:
+    """Adds every teacher's columns to a part's table, and `EMBEDDED` if embeddings of some rows are read."""
 
     def join(part: Part, table: pa.Table) -> pa.Table:
+        some = None if embedded is None else embedded.of(table.num_rows)
         for cache in caches:
-            table = cache.join(part, table, embedding)
-        return table
+            table = cache.join(part, table, some)
+        return table if some is None else table.append_column(EMBEDDED, pa.array(some))
 
     return join
 
@@ -259,13 +207,14 @@ def write_test_logits(cache: TeacherCache, dataset: Dataset, path: Path) -> None
     with atomic(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
         for part in dataset.parts("test"):
             rows = read_part(part, ["example_id"])
-            said = cache.join(part, rows, embedding=False)
+            said = cache.join(part, rows)
             writer.write_table(said.rename_columns(["example_id", "logit"]).cast(schema))
 
 
-def _match(ids: np.ndarray, answered: np.ndarray) -> tuple[Any, Any]:
+def _match(ids: np.ndarray, answered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positions in `ids` and in `answered` of the rows that both have."""
-    if len(ids) == len(answered) and np.array_equal(ids, answered):
-        return slice(None), slice(None)
+    if np.array_equal(ids, answered):
+        every = np.arange(len(ids))
+        return every, every
     there = pc.index_in(pa.array(ids), value_set=pa.array(answered))
     return np.flatnonzero(np.asarray(there.is_valid())), there.drop_null().to_numpy()

@@ -26,6 +26,7 @@ from recdistill.config import Job
 from recdistill.config.job import Distill, Method
 from recdistill.config.models import Train
 from recdistill.distill.methods import Distiller
+from recdistill.distill.methods import Method as LearnedBy
 from recdistill.distill.train import Materials, Opened, make_method
 from recdistill.models.dlrm import DLRM
 from recdistill.models.shape import Shape
@@ -57,9 +58,10 @@ def main() -> None:
         def ask() -> int:
             def epoch(generator: np.random.Generator) -> Stream:
                 stream = batches(opened.shown.dataset, Rows("train"), 1024, shuffle=generator, features=shape.features)
-                return asked(stream, teachers, shape)
+                return asked(stream, teachers, shape, distiller.method)
 
-            return EPOCHS * fit_once(make("diverse", opened, shape, settings), epoch, rows, settings.train)
+            distiller = make("diverse", opened, shape, settings)
+            return EPOCHS * fit_once(distiller, epoch, rows, settings.train)
 
         sides = {
             "diverse": lambda: distil("diverse", "diverse"),
@@ -94,7 +96,7 @@ def make(name: Method, opened: Opened, shape: Shape, settings: Distill) -> Disti
     return Distiller(DLRM(shape), make_method(name, opened.members, shape.top[-1], settings))
 
 
-def asked(stream: Stream, teachers: dict[str, Teacher], shape: Shape) -> Stream:
+def asked(stream: Stream, teachers: dict[str, Teacher], shape: Shape, method: LearnedBy) -> Stream:
     """The batches with what the teachers say about them, as the cache would have it."""
     dense = {name: [shape.dense.index(f) for f in shape.dense if f in t.features] for name, t in teachers.items()}
     for batch in stream:
@@ -103,6 +105,7 @@ def asked(stream: Stream, teachers: dict[str, Teacher], shape: Shape) -> Stream:
             logit, embedding = teacher.score(replace(batch, dense=batch.dense[:, dense[name]]))
             batch.extra |= {f"logit.{name}": logit, f"logit.{name}?": everyone}
             batch.vectors[f"embedding.{name}"] = whole(torch.from_numpy(encode(embedding.numpy())))
+        method.hear(batch)
         yield batch
 
 

@@ -27,7 +27,7 @@ from recdistill.clicklog.schema import (
     part_key,
     write_dataset,
 )
-from recdistill.clicklog.vectors import binary_field, vectors_to_binary
+from recdistill.clicklog.vectors import placed_vectors
 from recdistill.errors import UserError
 
 SPARSE = {"user": "single", "tags": "bag", "item": "single"}
@@ -235,9 +235,10 @@ def test_only_the_columns_asked_for_are_read(five_days: Dataset, monkeypatch: py
 def test_joined_columns_line_up(five_days: Dataset, rows: Rows) -> None:
     def join(part: Part, table: pa.Table) -> pa.Table:
         numbers = table["example_id"].to_numpy()
-        vectors = vectors_to_binary(np.stack([numbers, numbers % 10], axis=1).astype(np.float16))
+        vectors = np.stack([numbers, numbers % 10], axis=1).astype(np.float16)
+        place = np.where(numbers % 5 == 0, -1, np.arange(len(numbers))).astype(np.int32)
         table = table.append_column("logit.t", pa.array(numbers / 8, pa.float32(), mask=numbers % 3 == 0))
-        return table.append_column(binary_field("embedding.t", "float16", 2), vectors)
+        return table.append_column(*placed_vectors("embedding.t", vectors, place))
 
     seen = 0
     for batch in batches(five_days, rows, 7, shuffle=np.random.default_rng(3), join=join):
@@ -245,7 +246,7 @@ def test_joined_columns_line_up(five_days: Dataset, rows: Rows) -> None:
         present = numbers % 3 != 0
         assert torch.equal(batch.extra["logit.t?"], present)
         assert torch.equal(batch.extra["logit.t"], torch.where(present, numbers / 8, 0.0))
-        expected = torch.stack([numbers, numbers % 10], dim=1).half()
+        expected = torch.stack([numbers, numbers % 10], dim=1).half() * (numbers % 5 != 0)[:, None]
         assert torch.equal(batch.vectors["embedding.t"].of(torch.arange(len(batch))), expected)
         seen += len(batch)
     assert seen == len(ids(batches(five_days, rows, 7)))
@@ -254,17 +255,21 @@ def test_joined_columns_line_up(five_days: Dataset, rows: Rows) -> None:
 def test_vectors_stay_where_they_are_until_somebody_looks(five_days: Dataset) -> None:
     def join(part: Part, table: pa.Table) -> pa.Table:
         numbers = table["example_id"].to_numpy()
-        return table.append_column(binary_field("v", "int64", 1), vectors_to_binary(numbers[:, None].copy()))
+        even = numbers % 2 == 0
+        place = np.where(even, even.cumsum() - 1, -1).astype(np.int32)
+        return table.append_column(*placed_vectors("v", numbers[even, None], place))
 
     places, every = set(), torch.arange(7)
     for batch in batches(five_days, Rows("train"), 7, shuffle=np.random.default_rng(3), join=join):
         places.add(batch.vectors["v"].source.data_ptr())
         some = torch.tensor([4, 0]) if len(batch) > 4 else torch.tensor([0])
-        assert torch.equal(batch.vectors["v"].of(some)[:, 0], batch.example_id[some])
-        assert torch.equal(batch.take(some).vectors["v"].of(every[: len(some)])[:, 0], batch.example_id[some])
+        expected = torch.where(batch.example_id % 2 == 0, batch.example_id, 0)
+        assert torch.equal(batch.vectors["v"].of(some)[:, 0], expected[some])
+        assert torch.equal(batch.take(some).vectors["v"].of(every[: len(some)])[:, 0], expected[some])
     assert len(places) == 1
     moved = batch.to(torch.device("meta")).vectors["v"]
-    assert (moved.source.device.type, len(moved.source), len(moved.index)) == ("meta", len(batch), len(batch))
+    even = int((batch.example_id % 2 == 0).sum())
+    assert (moved.source.device.type, len(moved.source), len(moved.index)) == ("meta", even, len(batch))
 
 
 def test_a_batch_moves_with_everything_in_it(five_days: Dataset) -> None:

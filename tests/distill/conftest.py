@@ -19,6 +19,7 @@ from recdistill.clicklog.columns import whole
 from recdistill.clicklog.schema import SPLITS, Dataset
 from recdistill.config.job import Distill
 from recdistill.config.models import FileTeacher, Student, Teachers, Train
+from recdistill.distill import aligner
 from recdistill.distill.committee import Member
 from recdistill.distill.router import Askable, Committee, route
 from recdistill.distill.train import Materials
@@ -46,6 +47,12 @@ class Answering(Upper):
     def forward(self, z: Tensor) -> Tensor:
         self.asked.append(len(z))
         return self.layer(z).relu()
+
+
+@pytest.fixture
+def every_batch_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one of several."""
+    monkeypatch.setattr(aligner, "EVERY", 1)
 
 
 @pytest.fixture

@@ -12,11 +12,16 @@ from torch import Tensor, nn
 from recdistill.clicklog.batches import Batch
 from recdistill.clicklog.columns import Vectors, whole
 from recdistill.config.job import Diverse
+from recdistill.distill import aligner as asking
 from recdistill.distill.aligner import QAAligner
 from recdistill.distill.committee import Member, answers
 from recdistill.distill.consensus import Mean
 from recdistill.distill.losses import direction_distance, masked_softmax, soft_click_loss
+from recdistill.distill.methods import Method
 from recdistill.teachers.codes import encode
+from recdistill.teachers.windows import EMBEDDED
+
+pytestmark = pytest.mark.usefixtures("every_batch_asks")
 
 HIDDEN = 7
 Make = Callable[..., Batch]
@@ -29,6 +34,12 @@ def coded(embedding: Tensor) -> Vectors:
 def aligner(members: list[Member], questions: float = 1.0, **settings: Any) -> QAAligner:
     torch.manual_seed(2)
     return QAAligner(members, HIDDEN, Diverse(question_width=8, teacher_dim=4, questions=questions, **settings))
+
+
+def loss_of(module: Method, batch: Batch, parts: tuple[Tensor, Tensor, nn.Linear] | None = None) -> Tensor:
+    """What teachers add to the loss of a student (a new one if none is given), of a batch as training reads it."""
+    module.hear(batch)
+    return module(*(parts or student(len(batch))), batch)
 
 
 def student(rows: int) -> tuple[Tensor, Tensor, nn.Linear]:
@@ -76,7 +87,7 @@ def test_gradients_reach_student_and_module_and_no_teacher(members: list[Member]
     frozen = [value.clone() for value in members[0].upper.state_dict().values()]  # type: ignore[union-attr]
     hidden, logit, head = student(len(batch))
     for _ in range(2 * len(members)):  # a batch asks one teacher
-        module(hidden, logit, head, batch).backward(retain_graph=True)
+        loss_of(module, batch, (hidden, logit, head)).backward(retain_graph=True)
     assert hidden.grad is not None and hidden.grad.any()
     fixed = {name for name, _ in module.named_parameters() if ".upper." in name or name.startswith("gate.")}
     assert len(fixed) == 2 + 4
@@ -95,7 +106,7 @@ def test_teachers_do_not_move_towards_their_student(members: list[Member], answe
     """Without the grounding term, nothing but the student is trained."""
     batch, module = answered(), aligner(members, answer_weight=0)
     hidden, logit, head = student(len(batch))
-    module(hidden, logit, head, batch).backward()
+    loss_of(module, batch, (hidden, logit, head)).backward()
     assert hidden.grad is not None and hidden.grad.any()
     assert not any(value.grad is not None and value.grad.any() for value in module.parameters())
 
@@ -103,9 +114,7 @@ def test_teachers_do_not_move_towards_their_student(members: list[Member], answe
 @pytest.mark.parametrize("term", ["align_weight", "answer_weight"])
 def test_every_term_counts(members: list[Member], answered: Make, term: str) -> None:
     batch = answered()
-    losses = [
-        float(aligner(members, **{term: weight})(*student(len(batch)), batch).detach()) for weight in (0.0, 0.5, 1.0)
-    ]
+    losses = [float(loss_of(aligner(members, **{term: weight}), batch).detach()) for weight in (0.0, 0.5, 1.0)]
     assert losses[0] < losses[1] < losses[2]
     assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-3)
 
@@ -115,13 +124,28 @@ def test_a_batch_asks_one_teacher_on_a_share_of_the_rows_that_it_answered(deep: 
     for member in deep:
         batch.vectors[f"embedding.{member.name}"] = coded(torch.randn(60, 5))
     module = aligner(deep, questions=0.25)
-    hidden, logit, head = student(len(batch))
     rows = present_in(batch, deep)[:15].sum(0).tolist()
     for turn in range(1, 31):
-        module(hidden, logit, head, batch)
+        loss_of(module, batch)
         assert sum(len(member.upper.asked) for member in deep) == turn  # type: ignore[union-attr, attr-defined]
     for member, some in zip(deep, rows, strict=True):
         assert set(member.upper.asked) == {some}  # type: ignore[union-attr, attr-defined]
+
+
+def test_questions_are_asked_about_rows_whose_embeddings_were_read(deep: list[Member], answered: Make) -> None:
+    """As many as of any batch, if so many were; whatever lies in the other rows changes nothing."""
+    losses = []
+    for number, read in ((0.0, 40), (9.0, 40), (0.0, 3), (0.0, 0)):
+        batch, module = answered(rows=60), aligner(deep, questions=0.25)
+        rows = torch.zeros(60).index_fill(0, torch.arange(read) + 15, 1)
+        for member in deep:
+            batch.extra[f"logit.{member.name}?"] = torch.ones(60).bool()
+            where = torch.where(rows[:, None].bool(), torch.ones(60, 5), number)
+            batch.vectors[f"embedding.{member.name}"] = coded(where)
+        batch.extra[EMBEDDED] = rows
+        losses.append(float(loss_of(module, batch).detach()))
+    assert [once for member in deep for once in member.upper.asked] == [15, 15, 3, 0]  # type: ignore[union-attr, attr-defined]
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_a_teacher_is_asked_as_often_as_it_counts(deep: list[Member], answered: Make) -> None:
@@ -130,16 +154,32 @@ def test_a_teacher_is_asked_as_often_as_it_counts(deep: list[Member], answered: 
         batch.vectors[f"embedding.{member.name}"] = coded(torch.randn(40, 5))
         batch.extra[f"logit.{member.name}?"] = torch.ones(40).bool()
         batch.extra[f"importance.{member.name}"] = torch.full((40,), counts)
-    parts = student(len(batch))
     for _ in range(100):
-        module(*parts, batch)
+        loss_of(module, batch)
     assert [len(member.upper.asked) for member in deep] == [50, 30, 20]  # type: ignore[union-attr, attr-defined]
     batch.extra["logit.deep?"] = torch.zeros(40).bool()
     batch.extra["logit.llm?"] = torch.arange(40) == 39
     for _ in range(100):
-        module(*parts, batch)
+        loss_of(module, batch)
     assert len(deep[0].upper.asked) == 50  # type: ignore[union-attr, attr-defined]
     assert min(deep[1].upper.asked[30:]) == 1  # type: ignore[union-attr, attr-defined]
+
+
+def test_one_batch_of_so_many_asks_and_every_batch_counts(
+    deep: list[Member], answered: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "EVERY", 4)
+    batch, module, asked = answered(), aligner(deep), []
+    for member in deep:
+        batch.vectors[f"embedding.{member.name}"] = coded(torch.randn(40, 5))
+        batch.extra[f"logit.{member.name}?"] = torch.ones(40).bool()
+    for turn in range(400):
+        for number, member in enumerate(deep):  # the first one counts where nobody is asked
+            batch.extra[f"importance.{member.name}"] = torch.full((40,), float((number == 0) == (turn % 4 < 3)))
+        loss_of(module, batch)
+        asked.append(sum(len(member.upper.asked) for member in deep))  # type: ignore[union-attr, attr-defined]
+    assert asked == [(turn + 1) // 4 for turn in range(400)]
+    assert float(module.owed.sum()) == pytest.approx(0, abs=1e-3)
 
 
 def test_a_row_weighs_as_much_as_the_teacher_that_is_asked_counts_on_it(deep: list[Member], answered: Make) -> None:
@@ -154,7 +194,7 @@ def test_a_row_weighs_as_much_as_the_teacher_that_is_asked_counts_on_it(deep: li
             batch.extra[f"importance.{member.name}"] = counts.float()
         batch.weight = counts.float()
         batch.label = torch.where(counts == 1, batch.label, label)
-        losses.append(float(module(*student(40), batch).detach()))
+        losses.append(float(loss_of(module, batch).detach()))
     assert losses[0] == losses[1] > 0
 
 
@@ -166,7 +206,7 @@ def test_on_rows_without_a_label_the_committees_logit_teaches_and_nothing_else(
     batch.labelled = False
     hidden, logit, head = student(len(batch))
     logit = logit.detach().requires_grad_()
-    module(hidden, logit, head, batch).backward()
+    loss_of(module, batch, (hidden, logit, head)).backward()
     assert logit.grad is not None and logit.grad.any() and hidden.grad is None
     assert not any(value.grad is not None and value.grad.any() for value in module.parameters())
 

@@ -18,6 +18,8 @@ from recdistill.distill.train import make_method
 from recdistill.models.task import click_loss
 from recdistill.teachers.codes import decode, encode
 
+pytestmark = pytest.mark.usefixtures("every_batch_asks")
+
 HIDDEN = 7
 Make = Callable[..., Batch]
 
@@ -37,6 +39,7 @@ def student(rows: int) -> tuple[Tensor, Tensor, nn.Linear]:
 
 def loss_of(method: Method, batch: Batch) -> float:
     hidden, logit, head = student(len(batch))
+    method.hear(batch)
     return float(method(hidden, logit, head, batch).detach())
 
 
@@ -167,6 +170,7 @@ def test_rows_that_nobody_answered_get_the_click_loss_alone(members: list[Member
     batch, method = answered(), make(name, members)
     nobody = ~torch.stack([batch.extra[f"logit.{member.name}?"] for member in members]).any(0)
     hidden, logit, head = student(len(batch))
+    method.hear(batch)
     loss = method(hidden, logit, head, batch)
     if name != "alone":
         for gradient in torch.autograd.grad(loss, [hidden, logit], allow_unused=True):
@@ -177,9 +181,10 @@ def test_rows_that_nobody_answered_get_the_click_loss_alone(members: list[Member
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "alone"])
 def test_a_batch_that_nobody_answered_teaches_nothing(members: list[Member], answered: Make, name: str) -> None:
     batch, method = answered(), make(name, members)
-    extra = {key: torch.zeros_like(value) for key, value in batch.extra.items()}
+    batch.extra = {key: torch.zeros_like(value) for key, value in batch.extra.items()}
     hidden, logit, head = student(len(batch))
-    loss = method(hidden, logit, head, replace(batch, extra=extra))
+    method.hear(batch)
+    loss = method(hidden, logit, head, batch)
     assert torch.isfinite(loss)
     for gradient in torch.autograd.grad(loss, [hidden, logit], allow_unused=True):
         assert gradient is None or not gradient.any()
@@ -195,6 +200,7 @@ def test_a_student_that_says_what_its_teachers_say_is_not_pulled(
     for member in members:
         extra[f"logit.{member.name}"] = torch.full((len(batch),), 0.3) * extra[f"logit.{member.name}?"]
     batch = replace(batch, extra=extra)
+    method.hear(batch)
     hidden, _, head = student(len(batch))
     for value, pull in ((0.3, 0), (0.5, 1), (0.1, -1)):
         logit = torch.full((len(batch),), value, requires_grad=True)

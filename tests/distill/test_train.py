@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from recdistill.clicklog.batches import Rows, batches
 from recdistill.clicklog.schema import Dataset
 from recdistill.config.job import METHODS, Distill, Method
-from recdistill.distill.committee import Member
+from recdistill.distill.committee import Member, answers
 from recdistill.distill.methods import Distiller
 from recdistill.distill.train import Materials, calibrate_student, distill_one, make_method, train_student
 from recdistill.export import export_student
@@ -26,6 +26,7 @@ from recdistill.models.frozen import load_model, load_shape
 from recdistill.models.sharding import device
 from recdistill.models.task import ClickModel, normalised_entropy, score
 from recdistill.models.trainer import fit, load_best
+from recdistill.teachers import windows
 from recdistill.teachers.protocol import Upper
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -45,6 +46,29 @@ SETTINGS = Distill.model_validate(
         "diverse": {"question_width": 8},
     }
 )
+
+
+@pytest.mark.parametrize(("name", "share"), [("diverse", 0.0625), ("diverse", 0.3), ("hint", 1.0)])
+def test_no_more_embeddings_are_read_than_a_method_looks_at(
+    materials: Materials, monkeypatch: pytest.MonkeyPatch, name: Method, share: float
+) -> None:
+    monkeypatch.setattr(windows, "GROUP_ROWS", 8)
+    opened = replace(materials, routed=None).open()  # everybody who answered is heard
+    settings = Distill.model_validate({"diverse": {"questions": min(share, 0.5)}})
+    method = make_method(name, opened.members, materials.shape.top[-1], settings)
+    read, rows, given = 0, 0, set()
+    for epoch in range(3):
+        for batch in opened.shown.stream(method, materials.shape, 200, np.random.default_rng(epoch)):
+            said = answers(batch, opened.members)
+            read, rows = read + int(said.read.sum()), rows + len(batch)
+            for at, vectors in enumerate(said.embedding):
+                if vectors is not None:
+                    given.add(at)
+                    assert torch.equal(vectors.index >= 0, said.read & batch.extra[f"logit.{opened.members[at].name}?"])
+            said.embedded(0, torch.arange(len(batch)))
+    assert given == {at for at, member in enumerate(opened.members) if member.dim}
+    parts = len(opened.shown.dataset.parts("train"))
+    assert share <= read / rows <= share + 3 * parts * 8 / rows
 
 
 @pytest.fixture(scope="module")

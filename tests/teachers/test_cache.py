@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -25,6 +26,7 @@ from recdistill.teachers.codes import EXTRA, decode
 from recdistill.teachers.protocol import open_teacher
 from recdistill.teachers.shards import TeacherCache, joined, shard_path
 from recdistill.teachers.versions import versions
+from recdistill.teachers.windows import Windows
 from recdistill.teachers.work import cache_teacher, domain_of
 
 School = Any
@@ -44,6 +46,19 @@ def shard(cache: TeacherCache, part: str, version: str) -> dict[int, tuple[float
     }
 
 
+def every(table: pa.Table) -> np.ndarray:
+    """All rows' embeddings."""
+    return np.ones(len(table), bool)
+
+
+def spread(table: pa.Table) -> pa.Table:
+    """The same with a vector in every row, null where there is none."""
+    wide = {f.name: f.type.value_type for f in table.schema if pa.types.is_dictionary(f.type)}
+    for name, plain in wide.items():
+        table = table.set_column(table.column_names.index(name), name, table[name].cast(plain))
+    return table
+
+
 def said(teacher: Any, dataset: Dataset, rows: Rows) -> dict[int, tuple[float, np.ndarray]]:
     """The teacher's own logit and embedding of the rows meant, by example_id."""
     out = {}
@@ -59,7 +74,7 @@ def opened(school: School, name: str) -> TeacherCache:
 
 
 def read(school: School, name: str, rows: Rows = TRAIN, **options: Any) -> list[Batch]:
-    join = joined([opened(school, name)], embedding=True)
+    join = joined([opened(school, name)], Windows(1, np.random.default_rng(0)))
     return list(batches(school.dataset, rows, 500, join=join, **options))
 
 
@@ -236,7 +251,7 @@ def test_a_flipped_byte_is_found_by_verify_and_by_reading(cache: TeacherCache, s
     with pytest.raises(UserError, match=rf"{path.name}: its bytes are not those that were written"):
         cache.verify()
     with pytest.raises(UserError, match=rf"{path.name}: this shard of the cache is damaged"):
-        cache.join(part, table, embedding=True)
+        cache.join(part, table, every(table))
 
 
 def test_a_missing_shard_is_named(cache: TeacherCache, school: School) -> None:
@@ -246,7 +261,7 @@ def test_a_missing_shard_is_named(cache: TeacherCache, school: School) -> None:
     with pytest.raises(UserError, match=rf"{path.name}: this shard of the cache is missing"):
         cache.verify()
     with pytest.raises(UserError, match=path.name):
-        cache.join(part, pq.read_table(part.path, partitioning=None), embedding=False)
+        cache.join(part, pq.read_table(part.path, partitioning=None))
 
 
 def test_a_cache_of_another_version_is_refused(cache: TeacherCache, school: School) -> None:
@@ -266,15 +281,15 @@ def test_a_damaged_manifest_is_refused(cache: TeacherCache, school: School, text
 def test_answers_are_joined_by_example_id_and_never_by_position(cache: TeacherCache, school: School) -> None:
     part = school.dataset.parts("train")[1]
     table = pq.read_table(part.path, partitioning=None)
-    before = cache.join(part, table, embedding=True)
+    before = spread(cache.join(part, table, every(table)))
     for version in ("fold-0", "fold-1"):
         path = shard_path(cache.root, part.key, version)
         answers = pq.read_table(path, partitioning=None)
         order = np.random.default_rng(0).permutation(len(answers))
         pq.write_table(answers.take(order), path, write_page_checksum=True)
-    assert cache.join(part, table, embedding=True).equals(before)
+    assert spread(cache.join(part, table, every(table))).equals(before)
     turned = table.take(np.arange(len(table))[::-3])
-    assert cache.join(part, turned, embedding=True).equals(before.take(np.arange(len(table))[::-3]))
+    assert spread(cache.join(part, turned, every(turned))).equals(before.take(np.arange(len(table))[::-3]))
 
 
 def cache_by_hand(taught: str, root: str, out: str, teachers: str) -> None:

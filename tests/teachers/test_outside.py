@@ -12,8 +12,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from recdistill.clicklog.columns import vectors
 from recdistill.clicklog.schema import SPLITS, Dataset
-from recdistill.clicklog.vectors import binary_field, binary_to_vectors, vectors_to_binary
+from recdistill.clicklog.vectors import binary_field, vectors_to_binary
 from recdistill.config.models import FileTeacher
 from recdistill.errors import UserError
 from recdistill.files import file_sha256, fingerprint
@@ -67,13 +68,13 @@ def joined(cache: TeacherCache, dataset: Dataset) -> dict[int, tuple[float | Non
     """What the cache says about each row of the dataset: calibrated logit and embedding, by id."""
     found = {}
     for part in dataset.parts():
-        table = cache.join(part, pq.read_table(part.path, columns=["example_id"], partitioning=None), True)
-        vectors = [None] * len(table)
+        table = pq.read_table(part.path, columns=["example_id"], partitioning=None)
+        table = cache.join(part, table, np.ones(len(table), bool))
+        found_here: list[np.ndarray | None] = [None] * len(table)
         if cache.dim:
-            column = table["embedding.llm"].combine_chunks()
-            codes = binary_to_vectors(column, table.schema.field("embedding.llm"))
-            vectors = list(decode(torch.from_numpy(codes.copy())).numpy())
-        rows = zip(table["example_id"].to_pylist(), table["logit.llm"].to_pylist(), vectors, strict=True)
+            values = vectors(table["embedding.llm"], table.schema.field("embedding.llm"))
+            found_here = list(decode(values.of(torch.arange(len(table)))).numpy())
+        rows = zip(table["example_id"].to_pylist(), table["logit.llm"].to_pylist(), found_here, strict=True)
         found.update({example: (logit, vector) for example, logit, vector in rows})
     return found
 
