@@ -120,10 +120,10 @@ def test_a_failed_stage_leaves_the_old_result_and_goes_on_from_its_own_files(fol
 
 def test_time_adds_up_over_attempts_and_starts_again_for_other_inputs(folder: Path, job: Job) -> None:
     def sleeps(work: Path) -> None:
-        time.sleep(0.1)
+        time.sleep(0.5)
 
     def sleeps_and_fails(work: Path) -> None:
-        time.sleep(0.1)
+        time.sleep(0.5)
         raise UserError("no")
 
     with Run(folder, job) as run, pytest.raises(UserError):
@@ -131,7 +131,7 @@ def test_time_adds_up_over_attempts_and_starts_again_for_other_inputs(folder: Pa
     with Run(folder, job) as run:
         run.stage("teach", {"epochs": 1}, sleeps)
         both = run.timings()["teach"]
-        assert both >= 0.2
+        assert both >= 1
         run.stage("teach", {"epochs": 1}, never)
         run.stage("teach", {"epochs": 2}, writes("x"))
         assert run.timings()["teach"] < both
@@ -141,7 +141,7 @@ def test_time_is_put_down_while_a_stage_works(folder: Path, job: Job, monkeypatc
     monkeypatch.setattr(runs, "HEARTBEAT_SECONDS", 0.02)
 
     def make(work: Path) -> None:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not (folder / "timings.json").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         assert json.loads((folder / "timings.json").read_text())["teach"]["seconds"] > 0

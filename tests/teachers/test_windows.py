@@ -8,7 +8,7 @@ from recdistill.teachers.windows import Windows
 
 
 @pytest.mark.parametrize(
-    ("share", "rows", "windows"),
+    ("share", "rows", "groups"),
     [
         (1.0, 3 * GROUP_ROWS, 3),
         (0.0625, 64 * GROUP_ROWS, 4),
@@ -17,10 +17,12 @@ from recdistill.teachers.windows import Windows
         (0.5, 3 * GROUP_ROWS, 2),
     ],
 )
-def test_so_many_whole_windows_are_read(share: float, rows: int, windows: int) -> None:
-    read = Windows(share, np.random.default_rng(0)).of(rows)
-    by_window = read.reshape(-1, GROUP_ROWS)
-    assert by_window.sum() == windows * GROUP_ROWS and np.array_equal(by_window.any(1), by_window.all(1))
+def test_so_many_row_groups_are_read_side_by_side(share: float, rows: int, groups: int) -> None:
+    windows = Windows(share, np.random.default_rng(0))
+    for _ in range(20):
+        by_group = windows.of(rows).reshape(-1, GROUP_ROWS)
+        assert by_group.sum() == groups * GROUP_ROWS and np.array_equal(by_group.any(1), by_group.all(1))
+        assert np.sum(by_group[:, 0] != np.roll(by_group[:, 0], 1)) == (0 if groups * GROUP_ROWS == rows else 2)
 
 
 def test_every_part_and_epoch_has_its_own_and_a_generator_repeats_them() -> None:
@@ -28,7 +30,7 @@ def test_every_part_and_epoch_has_its_own_and_a_generator_repeats_them() -> None
         windows = Windows(0.0625, np.random.default_rng(seed))
         return [windows.of(64 * GROUP_ROWS - 5).tobytes() for _ in range(4)]
 
-    assert len({*read(0), *read(1)}) == 8 and read(0) == read(0)
+    assert len({*read(0), *read(1)}) > 6 and read(0) == read(0) != read(1)
 
 
 @pytest.mark.parametrize("rows", [0, 1, GROUP_ROWS - 1])
