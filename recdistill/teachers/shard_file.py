@@ -61,7 +61,7 @@ class ShardFile:
     """
 
     def __init__(self, path: Path, rows: int, dim: int) -> None:
-        self._path = path
+        self._path, self.rows = path, rows
         self._types = {"example_id": pa.int64(), "logit": pa.float32(), "embedding": pa.binary(dim + EXTRA)}
         try:
             self._file = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)

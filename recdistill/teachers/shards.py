@@ -159,43 +159,41 @@ class TeacherCache:
             out.setdefault(shard.part, []).append(shard)
         return out
 
-    def join(self, part: Part, table: pa.Table, embedded: np.ndarray | None = None) -> pa.Table:
+    def join(
+        self, part: Part, table: pa.Table, embedded: np.ndarray | None = None, match: Match | None = None
+    ) -> pa.Table:
         """Adds `logit.<teacher>` (calibrated, null where absent) to a part's table.
 
         With `embedded` (bool [N], which rows) also `embedding.<teacher>`, as coded, where a row is meant and answered;
         of the others nothing is read but what lies in one row group with these.
         """
-        ids = table["example_id"].to_numpy()
-        logit, present = np.zeros(len(ids), np.float32), np.zeros(len(ids), bool)
-        place, codes, read = np.full(len(ids), -1, np.int32), [np.zeros((0, self.dim + EXTRA), np.uint8)], 0
-        for shard in self._by_part.get(part.key, []):
+        shards = self._by_part.get(part.key, [])
+        files = [ShardFile(shard_path(self.root, one.part, one.version), one.rows, self.dim) for one in shards]
+        answered: list[np.ndarray] = [np.zeros(0, np.int64)]
+        said: list[np.ndarray] = [np.zeros(0, np.float32)]
+        for file, shard in zip(files, shards, strict=True):
+            ids, logit = file.answers()
             version = self.manifest.versions[shard.version]
-            file = ShardFile(shard_path(self.root, shard.part, shard.version), shard.rows, self.dim)
-            answered, said = file.answers()
-            here, there = _match(ids, answered)
-            logit[here] = version.slope * said[there] + version.intercept
-            present[here] = True
-            if embedded is not None and self.dim:
-                meant = embedded[here]
-                found, at = file.codes(there[meant])
-                place[here[meant]] = read + at
-                codes.append(found)
-                read += len(found)
-        table = table.append_column(f"logit.{self.name}", pa.array(logit, pa.float32(), mask=~present))
+            answered.append(ids)
+            said.append(version.slope * logit + version.intercept)
+        here, there = (match or Match()).of(table["example_id"].to_numpy(), np.concatenate(answered))
+        logits, absent = np.zeros(len(table), np.float32), np.ones(len(table), bool)
+        logits[here], absent[here] = np.concatenate(said)[there], False
+        table = table.append_column(f"logit.{self.name}", pa.array(logits, pa.float32(), mask=absent))
         if embedded is None or not self.dim:
             return table
-        return table.append_column(
-            *placed_vectors(f"embedding.{self.name}", codes[-1] if len(codes) == 2 else np.concatenate(codes), place)
-        )
+        meant, place = embedded[here], np.full(len(table), -1, np.int32)
+        codes, place[here[meant]] = _codes(files, there[meant], self.dim)
+        return table.append_column(*placed_vectors(f"embedding.{self.name}", codes, place))
 
 
 def joined(caches: list[TeacherCache], embedded: Windows | None = None) -> Columns:
     """Adds every teacher's columns to a part's table, and `EMBEDDED` if embeddings of some rows are read."""
 
     def join(part: Part, table: pa.Table) -> pa.Table:
-        some = None if embedded is None else embedded.of(table.num_rows)
+        some, match = None if embedded is None else embedded.of(table.num_rows), Match()
         for cache in caches:
-            table = cache.join(part, table, some)
+            table = cache.join(part, table, some, match)
         return table if some is None else table.append_column(EMBEDDED, pa.array(some))
 
     return join
@@ -211,8 +209,33 @@ def write_test_logits(cache: TeacherCache, dataset: Dataset, path: Path) -> None
             writer.write_table(said.rename_columns(["example_id", "logit"]).cast(schema))
 
 
+def _codes(files: list[ShardFile], rows: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coded embeddings [K, dim + EXTRA], and where in them those of `rows` (int64 [n]) are; of all files end to end."""
+    codes, place, begin, read = [np.zeros((0, dim + EXTRA), np.uint8)], np.zeros(len(rows), np.int64), 0, 0
+    for file in files:
+        own = (rows >= begin) & (rows < begin + file.rows)
+        found, at = file.codes(rows[own] - begin)
+        place[own] = read + at
+        codes.append(found)
+        begin, read = begin + file.rows, read + len(found)
+    return codes[1] if len(codes) == 2 else np.concatenate(codes), place
+
+
+class Match:
+    """Finds rows among answered ones. Teachers of the same folds answered the same rows: those are found once."""
+
+    def __init__(self) -> None:
+        self._of: tuple[np.ndarray, np.ndarray] | None = None
+        self._found: tuple[np.ndarray, np.ndarray]
+
+    def of(self, ids: np.ndarray, answered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions in `ids` and in `answered` (int64) of the rows that both have."""
+        if self._of is None or not all(map(np.array_equal, self._of, (ids, answered))):
+            self._of, self._found = (ids, answered), _match(ids, answered)
+        return self._found
+
+
 def _match(ids: np.ndarray, answered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in `ids` and in `answered` of the rows that both have."""
     if np.array_equal(ids, answered):
         every = np.arange(len(ids))
         return every, every
