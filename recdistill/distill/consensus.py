@@ -21,7 +21,7 @@ from recdistill.teachers.cache import calibrate
 LEARNED, PATIENCE, BATCH, RATE = 40, 4, 1024, 3e-3
 """Of the gate: epochs at most, epochs without a gain before it stops, rows a step, and Adam's rate."""
 HEARD_AT_ONCE = 1 << 14
-"""Rows."""
+"""Rows of a block whose word is made at once: what the gate holds on the way is a multiple of them."""
 
 
 class Consensus(Method):

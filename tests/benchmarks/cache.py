@@ -101,9 +101,10 @@ class Answers:
         whole = self._cache("one", {"final": slice(None)})
         folds = self._cache("folds", {f"fold-{k}": np.flatnonzero(self.fold == k) for k in range(FOLDS)})
         every, windows = np.ones(self.rows, bool), Windows(Diverse().questions, np.random.default_rng(0))
-        for cache in (whole, folds):
-            first = next(_decoded(cache.join(self.part, table, every)))
-            np.testing.assert_allclose(first.numpy(), self.float32[:BATCH], atol=0.02)
+        both = (_decoded(cache.join(self.part, table, every)) for cache in (whole, folds))
+        for start, (one, other) in zip(range(0, self.rows, BATCH), zip(*both, strict=True), strict=True):
+            assert torch.equal(one, other)
+            np.testing.assert_allclose(one.numpy(), self.float32[start : start + BATCH], atol=0.02)
         for name, values in (("float32", self.float32), ("float16", self.float16)):
             self._pyarrow(name, values)
         return {

@@ -21,6 +21,7 @@ from recdistill.errors import UserError
 from recdistill.files import file_sha256, read_json
 from recdistill.models.task import normalised_entropy
 from recdistill.teachers import cache as caching
+from recdistill.teachers import shards
 from recdistill.teachers.cache import cache_version
 from recdistill.teachers.codes import EXTRA, decode
 from recdistill.teachers.protocol import open_teacher
@@ -290,6 +291,16 @@ def test_answers_are_joined_by_example_id_and_never_by_position(cache: TeacherCa
     assert spread(cache.join(part, table, every(table))).equals(before)
     turned = table.take(np.arange(len(table))[::-3])
     assert spread(cache.join(part, turned, every(turned))).equals(before.take(np.arange(len(table))[::-3]))
+
+
+def test_rows_that_teachers_of_the_same_folds_answered_are_found_once(
+    cache: TeacherCache, school: School, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, match = [], shards._match
+    monkeypatch.setattr(shards, "_match", lambda *ids: found.append(1) or match(*ids))  # type: ignore[func-returns-value]
+    part = school.dataset.parts("train")[1]
+    table = joined([cache, cache, cache])(part, pq.read_table(part.path, partitioning=None))
+    assert len(found) == 1 and table.column(-1).equals(table.column(-3)) and table.column(-1).null_count < len(table)
 
 
 def cache_by_hand(taught: str, root: str, out: str, teachers: str) -> None:
