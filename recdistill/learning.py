@@ -5,13 +5,15 @@ size -> route -> (cache, in `teaching`) -> tune -> distill -> curve
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from recdistill.clicklog.schema import SPLITS
 from recdistill.config.job import Distill, Method
-from recdistill.distill.router import Askable, Committee, route
+from recdistill.distill.asked import Askable, Committee
+from recdistill.distill.routing import route
 from recdistill.distill.train import Materials
 from recdistill.distill.warm import Start
 from recdistill.distill.work import best_of, candidates, distill_unit
@@ -73,7 +75,7 @@ class Learning(Teaching):
             "shape": self.student.model_dump(),
             "train": settings.train.model_dump(mode="json"),
             "seed": settings.tune.seed,
-            "start": start.fingerprint() if start else None,
+            "start": replace(start, folder=start.folder / "importance").fingerprint() if start else None,
         }
         more = self.unlabelled.root if self.unlabelled else None
         whom = Committee(self.dataset.root, teachers, asked, [cache.root for cache in outside])
@@ -106,7 +108,7 @@ class Learning(Teaching):
         names = () if method == "alone" else tuple(self.members)
         routed = None
         if method == "diverse" and self.routes:
-            routed = Routed(self.routes, keep or self.job.teachers.route.keep, sparse=self._routed is not None)
+            routed = Routed(self.routes, keep or self._share, sparse=self._routed is not None)
         inputs |= self._routed_by(routed)
         if start := self._start(name, "distill") if stage == "distill" else None:
             inputs["start"] = start.fingerprint()
@@ -174,7 +176,7 @@ class Learning(Teaching):
     @property
     def _saved(self) -> float:
         """The share of pairs that `diverse` does without."""
-        return round(1 - self.job.teachers.route.keep, 6) if self._askable else 0.0
+        return round(1 - self._share, 6)
 
 
 def _relevant(method: Method, settings: Distill) -> dict[str, Any]:

@@ -109,15 +109,16 @@ Saved = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Route(Section):
-    """Which teachers are asked about which rows: those that a router finds important before they are asked.
+    """Which teachers are asked about which rows: those that a router says would be missed, before they are asked.
 
     It learns from validation rows, which every teacher answers anyway (see `distill.router`). It decides about training
     rows and recombined ones; validation and test rows are answered by all. Its one reader is the method `diverse`:
     where other methods but `alone` are among the job's, or a `curve` is drawn, all pairs are computed for these.
     """
 
-    keep: float = Field(0.5, gt=0, le=1)
-    """The share of (row, teacher) pairs that `diverse` learns from; each row's most important teacher always is one."""
+    keep: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
+    """The share of (row, teacher) pairs that `diverse` learns from; each row's most important teacher always is one.
+    `auto` is the least share of which the committee's word on validation rows is as good as that of all pairs."""
     curve: list[Saved] = []
     """Shares of pairs that could be saved: `diverse` is trained on so much less too, and on everything, and the report
     shows what that costs."""

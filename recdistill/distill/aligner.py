@@ -3,9 +3,9 @@
 After DiverseDistill (Liu et al., arXiv 2402.14035), restated for click models. Per row, with h the student's last
 hidden activation, E_i a learned embedding of teacher i, z_i its cached embedding, t_i its calibrated logit:
 
-    importance   r_i, before anybody is asked, from the router (`distill.router`)
-                 p   = softmax_i(log r_i + G(t)_i) over those who answered, when what they said is known
-    word         c   = slope * sum p_i t_i + intercept, calibrated (`distill.consensus`)
+    importance   before anybody is asked, how much each would be missed: it decides who is (`distill.router`)
+                 p   = softmax_i(score_i + G(t)_i) over those who answered, when what they said is known
+    word         c   = slope * sum p_i t_i + intercept, calibrated (`distill.combine`)
     question     q_i = Q([h; E_i]), in teacher i's own space
     answer       a_i = U_i(z_i + q_i) through its frozen upper layers, or attention of q_i over z_i where it has none
     translation  b_i = A([a_i; t_i; E_i]), in the student's space
@@ -16,10 +16,11 @@ head are: measured, a student that its translators may move learns worse (tests/
 translations, which must be useful to the student's own head. It can be trusted because teachers have not seen these
 rows' labels.
 
-The paper learns importances beside the student, from the rows that the student learns from. Measured, they teach better
-when r and G are learned on validation rows, by the final teachers, before the student learns anything: on training rows
-each answer is by a version that knows less, and what is learned of those does not hold for recombined rows or later
-days.
+The paper learns one importance beside the student, from the rows that the student learns from; it weighs answers and
+decides who is asked. Measured, both are better learned on validation rows, by the final teachers, before the student
+learns anything: on training rows each answer is by a version that knows less, and what is learned of those does not
+hold for recombined rows or later days. And they are better apart: whoever counts little may still tell by his answer
+whom to believe, and whoever counts much is not missed where all agree (tests/benchmarks/LEDGER.md).
 
 One batch in four asks one teacher, on a share of its rows: each as often as it counts, and a row weighs as much as the
 teacher counts on it, so that over the batches this is the sum above, but for its weight. (The paper grounds the sum of
@@ -39,8 +40,9 @@ from torch import Tensor, nn
 from recdistill import ranks
 from recdistill.clicklog.batches import Batch
 from recdistill.config.job import Diverse
-from recdistill.distill.committee import Answers, Member, answers
-from recdistill.distill.consensus import Consensus, Gate
+from recdistill.distill.combine import Gate
+from recdistill.distill.committee import Member, answers
+from recdistill.distill.consensus import Consensus
 from recdistill.distill.losses import direction_distance, soft_click_loss
 from recdistill.models.task import weight_of_all
 
@@ -59,11 +61,10 @@ class QAAligner(Consensus):
     """How many batches each teacher counted for without a question, float32 [n]."""
 
     def __init__(self, members: list[Member], hidden: int, settings: Diverse) -> None:
-        super().__init__(members, hidden)
+        super().__init__(members, hidden, Gate(len(members), settings.question_width))
         self.settings, self.looks_at = settings, settings.questions
         width, de = settings.question_width, settings.teacher_dim
         self.teachers = nn.Parameter(torch.randn(len(members), de) * 0.1)
-        self.gate = Gate(len(members), width)
         self.question_row = nn.Linear(hidden, width)
         self.question_teacher = nn.Linear(de, width, bias=False)
         self.questions = nn.ModuleList(
@@ -75,14 +76,6 @@ class QAAligner(Consensus):
         self.answer_teacher = nn.Linear(de, width, bias=False)
         self.translate = nn.Linear(width, hidden)
         self.register_buffer("owed", torch.zeros(len(members)))
-
-    def weights(self, said: Answers) -> Tensor:
-        """p, float32 [B, n]."""
-        return self.gate(said)
-
-    def learn(self, said: Answers, label: Tensor, weight: Tensor) -> None:
-        """Learns G."""
-        self.gate.learn(said, label, weight)
 
     def forward(self, hidden: Tensor, logit: Tensor, head: nn.Linear, batch: Batch) -> Tensor:
         """The loss above, a scalar."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,26 +45,6 @@ class Answers:
         """A teacher's embedding of some rows (int64 [K]), float32 [K, dim]; zeros where absent, [K, 0] without any."""
         codes = self.embedding[teacher]
         return self.logit.new_zeros(len(rows), 0) if codes is None else decode(codes.of(rows))
-
-    def take(self, rows: Tensor) -> Answers:
-        """What was said about some rows (int64), without embeddings."""
-        return self._each(lambda value: value[rows])
-
-    def to(self, device: torch.device) -> Answers:
-        """The same on another device, without embeddings."""
-        return self._each(lambda value: value.to(device))
-
-    def _each(self, function: Callable[[Tensor], Tensor]) -> Answers:
-        logit, present, importance, read = map(function, (self.logit, self.present, self.importance, self.read))
-        return Answers(logit, present, importance, read, [])
-
-
-def together(parts: list[Answers]) -> Answers:
-    """What was said about several batches, without embeddings."""
-    logit, present, importance, read = (
-        torch.cat([getattr(part, name) for part in parts]) for name in ("logit", "present", "importance", "read")
-    )
-    return Answers(logit, present, importance, read, [])
 
 
 def answers(batch: Batch | Block, members: list[Member]) -> Answers:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from recdistill.config.base import NAME
 from recdistill.config.dataset import RESERVED, Bucket, Dense, Split
-from recdistill.config.models import DlrmTeacher, Student
+from recdistill.config.models import DlrmTeacher, Student, Train
 from recdistill.errors import UserError
 from recdistill.evaluate.metrics import Array
 from recdistill.init import leaks
@@ -17,7 +17,7 @@ from recdistill.init.features import Choice, choose
 from recdistill.init.profile import Profile, profile
 from recdistill.init.roles import Roles, assign
 from recdistill.init.sample import Sample, take
-from recdistill.init.sizes import choose_student, choose_teacher
+from recdistill.init.sizes import choose_student, choose_teacher, choose_training
 from recdistill.init.splits import choose_split
 from recdistill.init.subjects import comes_again, goes_with, tells
 
@@ -36,6 +36,7 @@ class Draft:
         split: how rows are split.
         student: fits the log.
         teacher: the foundation.
+        training: how students learn.
         doubts: sentences.
         columns: profiles by column.
         of_the_item: the item's feature and those that go with it, where rows can be recombined; else empty.
@@ -49,6 +50,7 @@ class Draft:
     split: Split
     teacher: DlrmTeacher
     student: Student
+    training: Train
     doubts: list[str]
     columns: dict[str, Profile]
     of_the_item: list[str]
@@ -104,7 +106,8 @@ def draft(paths: list[str], label: str | None = None) -> Draft:
     new = "item" in found.subjects and time is not None and not comes_again(columns[found.subjects["item"]], time)
     news = new and split.by == "days"
     own = [] if new and not news else _of_the_item(features, columns, found.subjects)
-    return Draft(sample, found, choices, features, split, teacher, student, doubts, columns, own, news)
+    training = choose_training(rows)
+    return Draft(sample, found, choices, features, split, teacher, student, training, doubts, columns, own, news)
 
 
 def _of_the_item(features: dict[str, Choice], columns: dict[str, Profile], subjects: dict[str, str]) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from recdistill.config.dataset import Bag, Dense, Single
 from recdistill.config.job import Job
+from recdistill.config.models import Train
 from recdistill.config.yaml12 import parse
 from recdistill.init.draft import Draft
 from recdistill.init.features import Choice, Kind
@@ -216,11 +217,19 @@ def _models(draft: Draft) -> list[str]:
         f"student: {{compression: {student.compression:g}, top: {student.top}{interaction}{unknown}}}",
         "distill:",
         *_recombine(draft),
-        f"  train: {{batch_size: {train.batch_size}, epochs: {2 * train.epochs}}}",
+        _training(draft.training),
     ]
     slices = [name for name, choice in draft.features.items() if isinstance(choice.kind, Single)]
     small = [name for name in slices if 2 <= draft.distinct(name) <= 20][:2]
     return [*lines, f"evaluate: {{slices: [{', '.join(small)}]}}   # reported apart"] if small else lines
+
+
+def _training(train: Train) -> str:
+    checks = f", checks_per_epoch: {train.checks_per_epoch}" if train.checks_per_epoch > 1 else ""
+    return (
+        f"  train: {{batch_size: {train.batch_size}, epochs: {train.epochs}{checks}, patience: {train.patience}, "
+        f"embedding_rate: {train.embedding_rate}, dense_rate: {train.dense_rate}}}"
+    )
 
 
 def _recombine(draft: Draft) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from recdistill.clicklog.schema import DenseColumn, Schema, Sparse, Table
 from recdistill.config.dataset import Bag, Bucket, Dense, Single
-from recdistill.config.models import DlrmTeacher, Student
+from recdistill.config.models import DlrmTeacher, Student, Train
 from recdistill.errors import UserError
 from recdistill.init.features import Choice
 from recdistill.init.profile import Profile
@@ -17,6 +17,8 @@ _COMPRESSIONS = (38, 20, 10, 5, 2)
 _SHAPES = ({"top": [16]}, {"top": [16], "interaction": "none"}, {"top": [8], "interaction": "none"})
 _TRAINED = 0.7
 """The share of the rows that at least trains."""
+SEEN, LEAST_EPOCHS, MOST_EPOCHS, CHECKS = 8_000_000, 2, 30, 8
+"""Rows that a student learns from at most, over all epochs; bounds of these; checks that there are at least."""
 _MARGIN = 1.2
 """The whole log may hold fewer frequent values than the sample promises."""
 
@@ -30,6 +32,24 @@ def choose_teacher(rows: int) -> DlrmTeacher:
         dim, top, batch = 16, [64, 32], 256
     train = {"batch_size": batch, "epochs": 5, "patience": 1}
     return DlrmTeacher.model_validate({"kind": "dlrm", "dim": dim, "top": top, "dropout": 0.2, "train": train})
+
+
+def choose_training(rows: int) -> Train:
+    """How a student learns a log of about so many rows: until it learns no more, or has seen some millions of them.
+
+    Rates, and epochs at that rate, are what students of the ready jobs were found to want: fewer leave a small student
+    far from what it can be (tests/benchmarks/LEDGER.md).
+    """
+    epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, round(SEEN / rows)))
+    batch = 256 if rows < 20_000 else 1024 if rows < 2_000_000 else 4096
+    return Train(
+        batch_size=batch,
+        epochs=epochs,
+        checks_per_epoch=max(1, CHECKS // epochs),
+        patience=3,
+        embedding_rate=0.1,
+        dense_rate=3e-3,
+    )
 
 
 def choose_student(

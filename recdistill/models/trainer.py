@@ -70,14 +70,15 @@ def fit(
     seed: int,
     label: str,
     start: Path | None = None,
+    measure: str = "validation NE",
 ) -> Position:
     """Trains `task`, and leaves its best check in `work`.
 
     `epoch_batches(generator)` yields one epoch in an order that the generator decides; `validate(task)` gives
-    the validation NE. `steps_per_epoch` decides after how many batches a check is due; an epoch may turn out shorter,
-    and then has fewer checks. `load_best` then fills an unsharded copy of the task. `start` is the `work` of an
-    earlier training of the same task: its last weights and optimizer state are where this one begins. Several ranks
-    call this alike: each reads the same batches and learns from rows of its own.
+    the `measure`, less being better. `steps_per_epoch` decides after how many batches a check is due; an epoch may turn
+    out shorter, and then has fewer checks. `load_best` then fills an unsharded copy of the task. `start` is the `work`
+    of an earlier training of the same task: its last weights and optimizer state are where this one begins. Several
+    ranks call this alike: each reads the same batches and learns from rows of its own.
 
     Raises `UserError` when a loss is not finite, before it reaches a table, when validation NE is not, and when what it
     would go on from is damaged.
@@ -110,13 +111,13 @@ def fit(
                 ne = validate(task)
             if not math.isfinite(ne):
                 raise UserError(
-                    f"{label}: its validation NE is {ne}: there are no validation rows for it, all of them have the "
+                    f"{label}: its {measure} is {ne}: there are no validation rows for it, all of them have the "
                     "same label, or its logits are not finite; widen dataset.split.validation, or the teacher's `rows`"
                 )
             position = _advance(position, ne, losses, last_of_epoch, settings)
             _save(work, model, optimizer, position)
             done = position.epoch + position.step / max(1, steps_per_epoch)
-            progress.current().update(label, done, settings.epochs, f"validation NE {ne:.4f}")
+            progress.current().update(label, done, settings.epochs, f"{measure} {ne:.4f}")
     return position
 
 

@@ -1,8 +1,9 @@
 """Routes: how important each teacher is on each row, as a router said before any was asked, and who is asked for it.
 
-`day=D/part-<split>-NNNNN.parquet`, named as the dataset's own parts: `example_id` int64 and `<teacher>` float16 in
-[0, 1], 0 where the teacher does not know the row's domain. `routes.json`, written last, counts the values of those that
-can be asked; others said all that they have to say in files of their own, and are always heard.
+`day=D/part-<split>-NNNNN.parquet`, named as the dataset's own parts: `example_id` int64 and for each teacher two
+columns, float16 in [0, 1], 0 where it does not know the row's domain: `importance.<teacher>`, and `missed.<teacher>`,
+in nats, by which it is decided who is asked. `routes.json`, written last, counts the values of the latter for those
+that can be asked; others said all that they have to say in files of their own, and are always heard.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from recdistill.files import atomic, read_json, write_json
 
 HELD_OUT = ("validation", "test")
 """Splits about whose rows every teacher is asked: they say how good it is."""
+IMPORTANCE, MISSED = "importance.", "missed."
+SHARES = "shares.json"
+"""Beside the routes of all splits: the share of pairs to `keep`, and how it was found."""
 VALUES = 0x3C01
 """Float16 has so many values from 0 to 1, and their bits are in their order."""
 
@@ -31,10 +35,14 @@ def route_path(root: Path, part: str) -> Path:
     return root / f"{part}.parquet"
 
 
-def write_route(path: Path, example_id: np.ndarray, names: list[str], importance: np.ndarray) -> None:
-    """Writes importances, float [N, teachers], whole or not at all."""
-    columns = [pa.array(column) for column in importance.astype(np.float16).T]
-    table = pa.table([pa.array(example_id, pa.int64()), *columns], names=["example_id", *names])
+def write_route(
+    path: Path, names: list[str], example_id: np.ndarray, importance: np.ndarray, missed: np.ndarray
+) -> None:
+    """Writes importances and nats missed, float [N, teachers] each, whole or not at all."""
+    columns = {"example_id": pa.array(example_id, pa.int64())}
+    for kind, values in ((IMPORTANCE, importance), (MISSED, missed)):
+        columns |= {kind + name: pa.array(v) for name, v in zip(names, values.astype(np.float16).T, strict=True)}
+    table = pa.table(columns)
     with atomic(path) as partial:
         pq.write_table(table, partial, row_group_size=ROW_GROUP_ROWS, compression="zstd", write_page_checksum=True)
 
@@ -44,9 +52,9 @@ def count_route(path: Path, asked: list[str]) -> np.ndarray:
 
     Of the teachers that can be `asked`.
     """
-    importance = _read(path, asked)[1]
-    best = importance.max(axis=1, initial=0)
-    return np.stack([np.bincount(v.ravel().view(np.uint16), minlength=VALUES) for v in (importance, best)])
+    missed = _read(path, MISSED, asked)[1]
+    best = missed.max(axis=1, initial=0)
+    return np.stack([np.bincount(v.ravel().view(np.uint16), minlength=VALUES) for v in (missed, best)])
 
 
 def finish_routes(root: Path, names: list[str], asked: list[str], counts: np.ndarray) -> None:
@@ -56,6 +64,11 @@ def finish_routes(root: Path, names: list[str], asked: list[str], counts: np.nda
     write_json(
         root / "routes.json", {"version": 2, "teachers": names, "asked": asked, "values": values, "counts": pairs}
     )
+
+
+def least_share(folder: Path) -> float:
+    """The share of pairs to keep, of a folder that has the routes of all splits."""
+    return float(read_json(folder / SHARES)["keep"])
 
 
 class Routes:
@@ -76,7 +89,7 @@ class Routes:
         return counts
 
     def threshold(self, keep: float) -> float:
-        """The importance from which a pair is of the `keep` share of all pairs."""
+        """The nats missed from which a pair is of the `keep` share of all pairs."""
         return float(np.array(self._first(keep), np.uint16).view(np.float16))
 
     def pairs(self, keep: float) -> tuple[int, int]:
@@ -95,22 +108,29 @@ class Routes:
         Raises:
             UserError: the file lacks a row, or cannot be read.
         """
+        return self._values(IMPORTANCE, part, example_id)
+
+    def asked(self, part: Part, example_id: np.ndarray, keep: float) -> np.ndarray:
+        """Who is asked about rows of a part, bool [N, teachers]; those who cannot be asked are. Raises as above."""
+        return self.kept(self._values(MISSED, part, example_id), keep)
+
+    def _values(self, kind: str, part: Part, example_id: np.ndarray) -> np.ndarray:
         path = route_path(self.root, part.key)
-        ids, importance = _read(path, self.teachers)
+        ids, values = _read(path, kind, self.teachers)
         if not np.array_equal(ids, example_id):
             order = np.argsort(ids, kind="stable")
             at = order[np.minimum(np.searchsorted(ids, example_id, sorter=order), len(ids) - 1)]
             if not np.array_equal(ids[at], example_id):
                 raise UserError(f"{path}: lacks rows of {part.path}; remove {self.root} and route again")
-            importance = importance[at]
-        return importance
+            values = values[at]
+        return values
 
-    def kept(self, importance: np.ndarray, keep: float) -> np.ndarray:
-        """Who is asked where the teachers are so important, bool [N, teachers]; those who cannot be asked are."""
+    def kept(self, missed: np.ndarray, keep: float) -> np.ndarray:
+        """Who is asked where teachers would be so missed, bool [N, teachers]; those who cannot be asked are."""
         at = [self.teachers.index(name) for name in self.askable]
-        out = np.ones(importance.shape, bool)
+        out = np.ones(missed.shape, bool)
         if at:
-            value = importance[:, at]
+            value = missed[:, at]
             best = np.arange(len(at)) == value.argmax(axis=1)[:, None]
             out[:, at] = (value > 0) & ((value >= self.threshold(keep)) | best)
         return out
@@ -137,36 +157,33 @@ class Routed:
         if part.split in HELD_OUT:
             return np.ones(len(example_id), bool)
         routes = self._routes[part.split]
-        importance = routes.importance(part, example_id)
-        return routes.kept(importance, self.keep)[:, routes.teachers.index(teacher)]
+        return routes.asked(part, example_id, self.keep)[:, routes.teachers.index(teacher)]
 
     def weigh(self, join: Columns) -> Columns:
         """What `join` adds, and `importance.<teacher>`, without the answers of those who would not have been asked."""
-        return lambda part, table: self._weigh(part, join(part, table))
+        return lambda part, table: self.importance(part, self._only(part, join(part, table)))
 
     def importance(self, part: Part, table: pa.Table) -> pa.Table:
         """Adds `importance.<teacher>`, float32."""
         routes = self._routes[part.split]
-        return _with_importance(table, routes, routes.importance(part, table["example_id"].to_numpy()))
-
-    def _weigh(self, part: Part, table: pa.Table) -> pa.Table:
-        routes = self._routes[part.split]
         importance = routes.importance(part, table["example_id"].to_numpy())
-        if self.keep < 1 and (part.split in HELD_OUT or not self.sparse):
-            for name, mask in zip(routes.teachers, routes.kept(importance, self.keep).T, strict=True):
-                table = _only(table, f"logit.{name}", mask)
-        return _with_importance(table, routes, importance)
+        for name, column in zip(routes.teachers, importance.T, strict=True):
+            table = table.append_column(f"importance.{name}", pa.array(column.astype(np.float32)))
+        return table
+
+    def _only(self, part: Part, table: pa.Table) -> pa.Table:
+        if self.keep == 1 or (self.sparse and part.split not in HELD_OUT):
+            return table
+        routes = self._routes[part.split]
+        asked = routes.asked(part, table["example_id"].to_numpy(), self.keep)
+        for name, mask in zip(routes.teachers, asked.T, strict=True):
+            table = _only(table, f"logit.{name}", mask)
+        return table
 
     def pairs(self) -> tuple[int, int]:
         """All pairs of rows to learn from and teachers that can be asked about them, and those that are kept."""
         counts = [routes.pairs(self.keep) for split, routes in self._routes.items() if split not in HELD_OUT]
         return sum(every for every, _ in counts), sum(kept for _, kept in counts)
-
-
-def _with_importance(table: pa.Table, routes: Routes, importance: np.ndarray) -> pa.Table:
-    for name, column in zip(routes.teachers, importance.T, strict=True):
-        table = table.append_column(f"importance.{name}", pa.array(column.astype(np.float32)))
-    return table
 
 
 def _only(table: pa.Table, name: str, mask: np.ndarray) -> pa.Table:
@@ -179,15 +196,18 @@ def _only(table: pa.Table, name: str, mask: np.ndarray) -> pa.Table:
     return table.set_column(at, name, pa.array(column.fill_null(0).to_numpy(), pa.float32(), mask=~there))
 
 
-def _read(path: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """`example_id` [N] and importance float16 [N, teachers] of a file."""
+def _read(path: Path, kind: str, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """`example_id` [N] and the teachers' columns of a kind, float16 [N, teachers], of a file."""
+    columns = ["example_id", *(kind + name for name in names)]
     try:
-        table = pq.read_table(path, partitioning=None, use_threads=False, page_checksum_verification=True)
+        table = pq.read_table(
+            path, columns=columns, partitioning=None, use_threads=False, page_checksum_verification=True
+        )
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(
             f"{path}: these routes are damaged ({error}); remove their stage's folder, and run again"
         ) from None
-    importance = np.zeros((len(table), len(names)), np.float16)
+    values = np.zeros((len(table), len(names)), np.float16)
     for at, name in enumerate(names):
-        importance[:, at] = table[name].to_numpy()
-    return table["example_id"].to_numpy(), importance
+        values[:, at] = table[kind + name].to_numpy()
+    return table["example_id"].to_numpy(), values

@@ -20,8 +20,9 @@ from recdistill.clicklog.schema import SPLITS, Dataset
 from recdistill.config.job import Distill
 from recdistill.config.models import FileTeacher, Student, Teachers, Train
 from recdistill.distill import aligner
+from recdistill.distill.asked import Askable, Committee
 from recdistill.distill.committee import Member
-from recdistill.distill.router import Askable, Committee, route
+from recdistill.distill.routing import route
 from recdistill.distill.train import Materials
 from recdistill.models.shape import shape_of
 from recdistill.teachers.codes import encode

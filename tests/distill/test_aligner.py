@@ -57,7 +57,7 @@ def test_the_word_is_of_those_who_answered_by_their_importance(members: list[Mem
     present, raw = present_in(batch, members), torch.rand(len(batch), len(members))
     batch.extra |= {f"importance.{member.name}": raw[:, at] for at, member in enumerate(members)}
     said = answers(batch, members)
-    word, p = module.word(said)
+    word, p = module.combine(said.logit, said.present, said.importance)
     assert (p >= 0).all() and not p[~present].any()
     torch.testing.assert_close(p.sum(1), present.any(1).float())
     row = int(present.all(1).nonzero()[1])
@@ -78,8 +78,9 @@ def test_the_word_is_calibrated_on_rows_that_nobody_learned_from(members: list[M
     batch.extra |= {f"logit.{name}?": torch.arange(rows) < rows - 5 for name in "abc"}
     module = Mean(trio, HIDDEN)
     module.calibrate([batch, answered(rows=3)])
-    assert float(module.slope) == pytest.approx(3, rel=0.05) and float(module.intercept) == pytest.approx(0.5, abs=0.05)
-    assert "slope" in module.state_dict() and "slope" not in dict(module.named_parameters())
+    word = module.combine
+    assert float(word.slope) == pytest.approx(3, rel=0.05) and float(word.intercept) == pytest.approx(0.5, abs=0.05)
+    assert "combine.slope" in module.state_dict() and "combine.slope" not in dict(module.named_parameters())
 
 
 def test_gradients_reach_student_and_module_and_no_teacher(members: list[Member], answered: Make) -> None:
@@ -89,7 +90,7 @@ def test_gradients_reach_student_and_module_and_no_teacher(members: list[Member]
     for _ in range(2 * len(members)):  # a batch asks one teacher
         loss_of(module, batch, (hidden, logit, head)).backward(retain_graph=True)
     assert hidden.grad is not None and hidden.grad.any()
-    fixed = {name for name, _ in module.named_parameters() if ".upper." in name or name.startswith("gate.")}
+    fixed = {name for name, _ in module.named_parameters() if ".upper." in name or name.startswith("combine.")}
     assert len(fixed) == 2 + 4
     for name, value in module.named_parameters():
         if name in fixed:
@@ -224,12 +225,13 @@ def test_what_the_others_say_decides_who_is_believed(answered: Make) -> None:
     batch.extra = {f"logit.{m.name}": said[:, i] for i, m in enumerate(pair)}
     batch.extra |= {f"logit.{m.name}?": torch.ones(rows).bool() for m in pair}
     module = aligner(pair)
-    before = module.word(answers(batch, pair))[0]
+    heard = said, torch.ones_like(said).bool(), torch.ones_like(said)
+    before = module.combine(*heard)[0]
     module.calibrate([batch])
-    word, p = module.word(answers(batch, pair))
+    word, p = module.combine(*heard)
     assert ((before > 0) == (label > 0))[sure].all() and ((word > 0) == (label > 0)).float().mean() > 0.99
     assert p[sure, 1].mean() > 0.7 and p[~sure, 0].mean() > 0.7
-    assert not any(value.requires_grad for value in module.gate.parameters())
+    assert not any(value.requires_grad for value in module.combine.parameters())
 
 
 def test_losses_of_a_committee() -> None:

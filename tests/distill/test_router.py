@@ -13,13 +13,17 @@ import torch
 from recdistill.clicklog.batches import Rows, batches
 from recdistill.clicklog.schema import SPLITS, Dataset
 from recdistill.config.models import Student, Train
-from recdistill.distill import router as routers
-from recdistill.distill.router import Askable, Committee, Router, route, train_router
+from recdistill.distill import asked as asking
+from recdistill.distill.asked import Askable, Committee, answered
+from recdistill.distill.mixture import Mixture
+from recdistill.distill.router import Importance, Missed
+from recdistill.distill.routing import Routers, route, train_routers
 from recdistill.distill.train import Materials
 from recdistill.distill.warm import Start
+from recdistill.files import read_json
 from recdistill.models.shape import shape_of
 from recdistill.models.trainer import position_of
-from recdistill.teachers.routes import Routes, route_path
+from recdistill.teachers.routes import SHARES, Routes, route_path
 from recdistill.teachers.versions import FINAL, Version
 
 SETTINGS = Train(batch_size=64, epochs=12, patience=12, embedding_rate=0.2, dense_rate=0.02)
@@ -49,15 +53,14 @@ def version(domain: tuple = ()) -> Version:
 
 
 def test_who_is_right_becomes_important(tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routers, "open_teacher", lambda folder: Teacher(int(folder.parent.name[-1])))
+    monkeypatch.setattr(asking, "open_teacher", lambda folder: Teacher(int(folder.parent.name[-1])))
     asked = [Askable("knows-0", version()), Askable("knows-1", version())]
     committee = Committee(tiny_dataset.root, tmp_path, asked, [])
     shape = shape_of(Student(top=[8]), 4, tiny_dataset.schema, ["item", "user"])
-    found = train_router(committee, None, shape, SETTINGS, 0, None, tmp_path / "work").eval()
+    found = train_routers(committee, answered(committee, None), shape, SETTINGS, 0, None, tmp_path / "work")
     for batch in batches(tiny_dataset, Rows("test"), 4096):
         item = batch.sparse["item"].to_padded_dense(1)[:, 0].long()
-        with torch.no_grad():
-            importance = found.importance(batch, torch.ones(len(batch), 2).bool())
+        importance = found.say(batch)[0]
         assert importance[item % 2 == 0, 0].mean() > 0.8 and importance[item % 2 == 1, 1].mean() > 0.8
 
 
@@ -74,10 +77,14 @@ def test_routes_know_domains_and_every_row(materials: Materials, tmp_path: Path)
         table = pq.read_table(route_path(routes.root, part.key), partitioning=None)
         shown = pq.read_table(part.path, columns=["example_id", "item"], partitioning=None)
         np.testing.assert_array_equal(table["example_id"].to_numpy(), shown["example_id"].to_numpy())
-        foundation, expert = (table[name].to_numpy().astype(np.float64) for name in ("foundation", "expert"))
         known = np.isin(shown["item"].to_numpy(), items)
-        np.testing.assert_array_equal(expert > 0, known)
-        np.testing.assert_allclose(foundation + expert, 1, atol=2e-3)
+        for kind in ("importance", "missed"):
+            columns = (f"{kind}.{name}" for name in ("foundation", "expert"))
+            foundation, expert = (table[column].to_numpy().astype(np.float64) for column in columns)
+            np.testing.assert_array_equal(expert > 0, known)
+            assert (foundation > 0).all() and foundation.max() <= 1
+            if kind == "importance":
+                np.testing.assert_allclose(foundation + expert, 1, atol=2e-3)
         rows, pairs = rows + len(known), pairs + int(known.sum())
     assert routes.pairs(1.0) == (rows + pairs, rows + pairs) and rows == dataset.rows("train")
     kept = (tmp_path / "routes" / "_SUCCESS").stat().st_mtime_ns
@@ -85,15 +92,75 @@ def test_routes_know_domains_and_every_row(materials: Materials, tmp_path: Path)
     assert (tmp_path / "routes" / "_SUCCESS").stat().st_mtime_ns == kept
 
 
-def test_nobody_who_knows_a_row_leaves_its_importances_zero(materials: Materials) -> None:
+def test_who_does_not_know_a_row_neither_counts_nor_is_missed_there(materials: Materials) -> None:
     torch.manual_seed(0)
-    made = Router(materials.shape, 2)
+    one = Importance(materials.shape, Mixture(torch.tensor([1.0, 0.0]), 1.2, 0.1))
+    two = Missed(materials.shape, torch.tensor([0.02, 0.01]))
     batch = next(batches(Dataset(materials.dataset), Rows("test"), 10))
     knows = torch.tensor([[True, True]] * 5 + [[False, True]] * 4 + [[False, False]])
-    importance = made.importance(batch, knows)
+    importance, missed = one.forecast(batch, knows), two.forecast(batch, knows)
     assert importance.sum(1).tolist() == pytest.approx([1.0] * 9 + [0.0]) and (importance[~knows] == 0).all()
-    extra = {"said": torch.randn(10, 2) * knows, "knows": knows}
-    assert made(replace(batch, extra=extra)).isfinite()
+    assert (missed[~knows] == 0).all() and (missed[knows] > 0).all()
+    for router, name in ((one, "said"), (two, "missed")):
+        column = torch.rand(10, 2)
+        loss = router(replace(batch, extra={name: column, "knows": knows}))
+        other = torch.where(knows, column, torch.tensor(9.0))
+        assert loss.isfinite() and loss == router(replace(batch, extra={name: other, "knows": knows}))
+
+
+def trained(names: list[str], dataset: Dataset, settings: Train, out: Path) -> Routers:
+    """The routers of teachers with these names."""
+    committee = Committee(dataset.root, out, [Askable(name, version()) for name in names], [])
+    shape = shape_of(Student(top=[8]), 4, dataset.schema, ["item", "user"])
+    return train_routers(committee, answered(committee, None), shape, settings, 0, None, out / "work")
+
+
+def test_what_cannot_be_learned_is_said_the_same_of_every_row(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`knows-1` is right more often than `knows-0`, whatever the row: there is nothing about rows to learn."""
+    monkeypatch.setattr(asking, "open_teacher", lambda folder: Noisy(4.0 if folder.parent.name == "knows-0" else 1.0))
+    wild = SETTINGS.model_copy(update={"epochs": 1, "dense_rate": 0.5})
+    found = trained(["knows-0", "knows-1"], tiny_dataset, wild, tmp_path)
+    importance, missed = found.say(next(batches(tiny_dataset, Rows("test"), 4096)))
+    assert (importance == importance[0]).all() and importance[0, 1] > 0.8
+    assert missed[:, 1].mean() > 4 * missed[:, 0].mean()
+
+
+def test_where_teachers_agree_neither_is_missed(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that say the same can do without each other, and not without the third, who knows what they do not."""
+    monkeypatch.setattr(asking, "open_teacher", lambda folder: Part(folder.parent.name))
+    found = trained(["one", "twin", "other"], tiny_dataset, SETTINGS, tmp_path)
+    importance, missed = (said.mean(0) for said in found.say(next(batches(tiny_dataset, Rows("test"), 4096))))
+    assert missed[2] > 4 * missed[:2].max() and importance.max() < 0.6
+    assert read_json(tmp_path / "work" / SHARES)["keep"] > 0.5
+
+
+class Part(Teacher):
+    """Sees half of what decides: what both see, together, is the label."""
+
+    def __init__(self, name: str) -> None:
+        self.other = name == "other"
+
+    def score(self, batch):
+        noise = 3 * torch.randn(len(batch), generator=torch.Generator().manual_seed(0))
+        half = 2 * batch.label - 1
+        return half - noise if self.other else half + noise, torch.zeros(len(batch), 0)
+
+
+class Noisy(Teacher):
+    """Sees the label through noise, on every row alike."""
+
+    def __init__(self, noise: float) -> None:
+        self.noise = noise
+
+    def score(self, batch):
+        generator = torch.Generator().manual_seed(int(self.noise))
+        return 2 * batch.label - 1 + self.noise * torch.randn(len(batch), generator=generator), torch.zeros(
+            len(batch), 0
+        )
 
 
 def replace_epochs(epochs: int) -> Train:
@@ -103,8 +170,8 @@ def replace_epochs(epochs: int) -> Train:
 
 def test_answers_from_files_are_weighed_beside_those_that_are_asked_for(materials: Materials, tmp_path: Path) -> None:
     """`llm` sees the label through noise and answers half of the rows, `rule` sees it through more noise."""
-    answered = [materials.caches / name for name in ("llm", "rule")]
-    committee = Committee(materials.dataset, materials.teachers, [Askable("foundation", version())], answered)
+    files = [materials.caches / name for name in ("llm", "rule")]
+    committee = Committee(materials.dataset, materials.teachers, [Askable("foundation", version())], files)
     route(tmp_path / "routes", "mark", committee, None, None, materials.shape, replace_epochs(6), 0)
     for split in SPLITS:
         routes = Routes(tmp_path / "routes" / split)
@@ -123,7 +190,9 @@ def test_a_router_begins_at_an_earlier_one(materials: Materials, tmp_path: Path)
     )
     route(tmp_path / "one", "mark", committee, None, None, materials.shape, replace_epochs(4), 0)
     start = Start(tmp_path / "one", materials.dataset, method=True)
-    train_router(committee, None, materials.shape, replace_epochs(1), 5, start, tmp_path / "work")
-    train_router(committee, None, materials.shape, replace_epochs(1), 5, None, tmp_path / "cold")
-    warm, cold = (position_of(tmp_path / name / "training") for name in ("work", "cold"))
-    assert warm.losses[0] < cold.losses[0]
+    rows = answered(committee, None)
+    train_routers(committee, rows, materials.shape, replace_epochs(1), 5, start, tmp_path / "work")
+    train_routers(committee, rows, materials.shape, replace_epochs(1), 5, None, tmp_path / "cold")
+    for router in ("importance", "missed"):
+        warm, cold = (position_of(tmp_path / name / router / "training") for name in ("work", "cold"))
+        assert warm.losses[0] < cold.losses[0]

@@ -27,7 +27,7 @@ def write(root: Path, *tables: np.ndarray) -> Routes:
     counts, first = [], 0
     for index, importance in enumerate(tables):
         path = route_path(root, part(len(importance), index).key)
-        write_route(path, np.arange(len(importance)) + first, NAMES, importance)
+        write_route(path, NAMES, np.arange(len(importance)) + first, *2 * [importance])
         counts.append(count_route(path, NAMES))
         first += len(importance)
     finish_routes(root, NAMES, NAMES, np.sum(counts, axis=0))
@@ -68,7 +68,7 @@ def test_rows_are_found_by_their_ids(tmp_path: Path) -> None:
 def test_who_cannot_be_asked_is_always_heard_and_makes_no_pair(tmp_path: Path) -> None:
     importance = np.array([[0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]])
     path = route_path(tmp_path, part(3).key)
-    write_route(path, np.arange(3), NAMES, importance)
+    write_route(path, NAMES, np.arange(3), *2 * [importance])
     finish_routes(tmp_path, NAMES, NAMES[:2], count_route(path, NAMES[:2]))
     routes = Routes(tmp_path)
     assert routes.teachers == NAMES and routes.pairs(1.0) == (6, 6) and routes.pairs(0.34) == (6, 3)
@@ -78,7 +78,7 @@ def test_who_cannot_be_asked_is_always_heard_and_makes_no_pair(tmp_path: Path) -
 
 def test_a_committee_of_answers_alone_has_nobody_to_ask(tmp_path: Path) -> None:
     path = route_path(tmp_path, part(2).key)
-    write_route(path, np.arange(2), NAMES, np.full((2, 3), 1 / 3))
+    write_route(path, NAMES, np.arange(2), *2 * [np.full((2, 3), 1 / 3)])
     finish_routes(tmp_path, NAMES, [], count_route(path, []))
     assert Routed({"train": tmp_path}, 0.5).pairs() == (0, 0)
     assert Routes(tmp_path).kept(np.full((2, 3), 1 / 3, np.float16), 0.5).all()
@@ -106,7 +106,7 @@ def test_of_a_sparse_cache_all_is_heard_but_of_held_out_rows_what_would_have_bee
     for split, root in roots.items():
         of = Part(Path("nowhere"), "2026-01-01", split, 0, 3)
         path = route_path(root, of.key)
-        write_route(path, np.arange(3), NAMES, np.array([[0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]))
+        write_route(path, NAMES, np.arange(3), *2 * [np.array([[0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]])])
         finish_routes(root, NAMES, NAMES, count_route(path, NAMES))
     for split in roots:
         of = Part(Path("nowhere"), "2026-01-01", split, 0, 3)

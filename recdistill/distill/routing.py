@@ -1,0 +1,152 @@
+"""The stage `route`: routers are trained on what teachers say about validation rows, and heard about all others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recdistill import progress, ranks
+from recdistill.clicklog.batches import Batch, Rows, read_blocks
+from recdistill.clicklog.schema import SPLITS, Dataset, Part, SplitName
+from recdistill.config.models import Train
+from recdistill.distill.asked import Committee, answered
+from recdistill.distill.combine import LEAST as LEAST_IMPORTANT
+from recdistill.distill.combine import Heard, fitted, missed
+from recdistill.distill.mixture import mixture
+from recdistill.distill.router import Importance, Missed, Router, train_router
+from recdistill.distill.shares import try_shares
+from recdistill.distill.warm import Start, begin_at
+from recdistill.files import write_json
+from recdistill.models.frozen import save_model
+from recdistill.models.shape import Shape
+from recdistill.models.sharding import device
+from recdistill.teachers.cache import SCORING_BATCH
+from recdistill.teachers.routes import SHARES, count_route, finish_routes, route_path, write_route
+from recdistill.teachers.shelf import Shelf
+
+LEAST, MOST = 2.0**-20, 1.0
+"""Nats by which a teacher that knows a row is missed, as routes hold it: in their float16, 0 means that it does not."""
+WIDTH = 64
+"""Hidden width of the gates whose words are compared."""
+
+
+def route(
+    folder: Path,
+    mark: str,
+    committee: Committee,
+    recombined: Path | None,
+    shelf: Shelf | None,
+    shape: Shape,
+    settings: Train,
+    seed: int,
+    start: Start | None = None,
+) -> None:
+    """The unit of the stage `route`: routes for each split, `unlabelled` for recombined rows, and `SHARES`."""
+
+    def make(work: Path) -> None:
+        routers = train_routers(committee, answered(committee, shelf), shape, settings, seed, start, work)
+        for split in SPLITS:
+            routers.write(Dataset(committee.dataset), split, work / split)
+        if recombined is not None:
+            routers.write(Dataset(recombined), "unlabelled", work / "unlabelled")
+
+    ranks.once(folder, mark, make)
+
+
+class Routers:
+    """Both routers of a committee."""
+
+    def __init__(self, committee: Committee, importance: Importance, missed: Missed) -> None:
+        self.committee, self.importance, self.missed = committee, importance.eval(), missed.eval()
+
+    @torch.no_grad()
+    def say(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Importance, and nats by which teachers would be missed, float32 [B, n] each; 0 where one does not know."""
+        knows = self.committee.knows(batch)
+        importance = self.importance.forecast(batch, knows).clamp_min(LEAST_IMPORTANT) * knows
+        return importance, self.missed.forecast(batch, knows).clamp(LEAST, MOST) * knows
+
+    def write(self, dataset: Dataset, split: SplitName, out: Path) -> None:
+        """Writes the routes of a split's rows into `out`; files that are there already are kept."""
+        rows, names = Rows(split), self.committee.names
+        parts, asked = rows.parts(dataset), [teacher.name for teacher in self.committee.asked]
+        self.importance, self.missed = self.importance.to(device()), self.missed.to(device())
+
+        def write(at: int) -> np.ndarray:
+            path = route_path(out, parts[at].key)
+            if not path.exists():
+                write_route(path, names, *self._of(dataset, rows, parts[at]))
+            progress.current().update(f"route {split}", at + 1, len(parts))
+            return count_route(path, asked)
+
+        counts = ranks.deal(range(len(parts)), partial(map, write))
+        if ranks.leads():
+            finish_routes(out, names, asked, np.sum(counts, axis=0))
+
+    def _of(self, dataset: Dataset, rows: Rows, part: Part) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`example_id` [N], and importance and nats missed, float32 [N, n] each, of a part's rows."""
+        nobody = np.zeros((0, len(self.committee.names)), np.float32)
+        ids, said = [np.zeros(0, np.int64)], [(nobody, nobody)]
+        for block in read_blocks(dataset, rows, parts=[part]):
+            for index in torch.arange(block.rows).split(SCORING_BATCH):
+                batch = block.take(index).to(device())
+                ids.append(batch.example_id.cpu().numpy())
+                importance, wanted = self.say(batch)
+                said.append((importance.cpu().numpy(), wanted.cpu().numpy()))
+        weights, nats = (np.concatenate(values) for values in zip(*said, strict=True))
+        return np.concatenate(ids), weights, nats
+
+
+def train_routers(
+    committee: Committee,
+    rows: list[Batch],
+    shape: Shape,
+    settings: Train,
+    seed: int,
+    start: Start | None,
+    out: Path,
+) -> Routers:
+    """Both routers, trained in `out` on rows with what was `said` and who `knows` them, and the shares that they allow.
+
+    `start` is where an earlier night's began.
+    """
+    every = Heard(
+        *(torch.cat([batch.extra[name] for batch in rows]) for name in ("said", "knows", "knows")),
+        *(torch.cat([getattr(batch, name) for batch in rows]) for name in ("label", "weight")),
+    )
+    known = mixture(every.logit, every.present, every.label, every.weight)
+
+    def begin(router: Router, name: str) -> None:
+        if start is not None:
+            at = replace(start, folder=start.folder / name)
+            begin_at(router, router.student, at, Dataset(committee.dataset))
+
+    importance = train_router(
+        "importance", lambda: Importance(shape, known), begin, rows, settings, seed, out / "importance"
+    )
+    every = replace(every, importance=_forecast(importance, rows))
+    gate = partial(fitted, len(committee.names), WIDTH, seed)
+    wanted = missed(every, gate)
+    parts = wanted.split([len(batch) for batch in rows])
+    rows = [replace(batch, extra={**batch.extra, "missed": part}) for batch, part in zip(rows, parts, strict=True)]
+    told = every.present * every.weight[:, None]
+    usual = ((told * wanted).sum(0) / told.sum(0).clamp_min(1e-9)).clamp_min(LEAST)
+    wanting = train_router("missed", lambda: Missed(shape, usual), begin, rows, settings, seed, out / "missed")
+    if ranks.leads():
+        save_model(importance.student, out / "importance")
+        save_model(wanting.student, out / "missed")
+        shares = try_shares(_forecast(wanting, rows), len(committee.asked), every, gate)
+        write_json(out / SHARES, shares)
+    return Routers(committee, importance, wanting)
+
+
+@torch.no_grad()
+def _forecast(router: Importance | Missed, rows: list[Batch]) -> Tensor:
+    """What a router says of rows, float32 [N, n]."""
+    place = router.head.weight.device
+    return torch.cat([router.forecast(b.to(place), b.extra["knows"].to(place)).cpu() for b in rows])
