@@ -123,7 +123,7 @@ def test_what_cannot_be_learned_is_said_the_same_of_every_row(
     wild = SETTINGS.model_copy(update={"epochs": 1, "dense_rate": 0.5})
     found = trained(["knows-0", "knows-1"], tiny_dataset, wild, tmp_path)
     importance, missed = found.say(next(batches(tiny_dataset, Rows("test"), 4096)))
-    assert (importance == importance[0]).all() and importance[0, 1] > 0.8
+    assert (importance == importance[0]).all() and importance[0, 1] > importance[0, 0]
     assert missed[:, 1].mean() > 4 * missed[:, 0].mean()
 
 
