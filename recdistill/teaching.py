@@ -100,12 +100,6 @@ class Teaching:
         return Dataset(self.run.stage("recombine", inputs, make))
 
     @property
-    def _keep(self) -> float:
-        """The share of pairs of which answers are cached: less than all where nobody reads more."""
-        route, readers = self.job.teachers.route, set(self.job.distill.methods) - {"alone", "diverse"}
-        return 1.0 if readers or route.curve else self._share
-
-    @property
     def _share(self) -> float:
         """The share of pairs that `diverse` learns from."""
         keep = self.job.teachers.route.keep
@@ -115,8 +109,11 @@ class Teaching:
 
     @property
     def _routed(self) -> Routed | None:
-        """Who is asked, where it is not everybody about everything."""
-        return Routed(self.routes, self._keep) if self.routes and self._keep < 1 else None
+        """Who is asked, where it need not be everybody about everything: where nobody reads more."""
+        route, readers = self.job.teachers.route, set(self.job.distill.methods) - {"alone", "diverse"}
+        if readers or route.curve or not self._askable or not self.routes:
+            return None
+        return Routed(self.routes, self._share)
 
     def _routed_by(self, routed: Routed | None) -> dict[str, Any]:
         """What an answer, or a student, depends on because of the router."""

@@ -3,8 +3,8 @@
 After DiverseDistill (Liu et al., arXiv 2402.14035), restated for click models. Per row, with h the student's last
 hidden activation, E_i a learned embedding of teacher i, z_i its cached embedding, t_i its calibrated logit:
 
-    importance   before anybody is asked, how much each would be missed: it decides who is (`distill.router`)
-                 p   = softmax_i(score_i + G(t)_i) over those who answered, when what they said is known
+    importance   r_i, before anybody is asked; who is, is decided by how much each would be missed (`distill.router`)
+                 p   = softmax_i(log r_i + G(t)_i) over those who answered, when what they said is known
     word         c   = slope * sum p_i t_i + intercept, calibrated (`distill.combine`)
     question     q_i = Q([h; E_i]), in teacher i's own space
     answer       a_i = U_i(z_i + q_i) through its frozen upper layers, or attention of q_i over z_i where it has none

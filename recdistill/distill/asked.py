@@ -32,7 +32,7 @@ class Askable:
 
 @dataclass(frozen=True)
 class Committee:
-    """Whom a router weighs: teachers that can be asked, by their versions in `teachers`, and the others' caches."""
+    """Whom routers speak of: teachers that can be asked, by their versions in `teachers`, and the others' caches."""
 
     dataset: Path
     teachers: Path
@@ -53,8 +53,8 @@ class Committee:
 def answered(committee: Committee, shelf: Shelf | None) -> list[Batch]:
     """Validation rows with what every teacher says about them: `said` float32 [B, n], calibrated, and `knows`."""
     dataset = Dataset(committee.dataset)
-    answered = joined([TeacherCache(path, dataset) for path in committee.answered])
-    rows = sample(dataset, Rows("validation"), None, answered)
+    files = joined([TeacherCache(path, dataset) for path in committee.answered])
+    rows = sample(dataset, Rows("validation"), None, files)
     view = shelf.view(dataset) if shelf else None
     knows = [committee.knows(batch) for batch in rows]
     said = [torch.zeros(mask.shape) for mask in knows]
