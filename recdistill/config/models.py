@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from recdistill.config.base import NAME, Location, Section, expand
 
@@ -108,6 +108,12 @@ MemberName = Annotated[str, Field(pattern=NAME)]
 Saved = Annotated[float, Field(ge=0, lt=1)]
 
 
+def _share(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1):
+        return value
+    raise ValueError("expected auto, or a share above 0 and at most 1")
+
+
 class Route(Section):
     """Which teachers are asked about which rows: those that a router says would be missed, before they are asked.
 
@@ -116,7 +122,7 @@ class Route(Section):
     where other methods but `alone` are among the job's, or a `curve` is drawn, all pairs are computed for these.
     """
 
-    keep: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
+    keep: Annotated[float | Literal["auto"], BeforeValidator(_share)] = "auto"
     """The share of (row, teacher) pairs that `diverse` learns from; each row's most important teacher always is one.
     `auto` is the least share of which the committee's word on validation rows is as good as that of all pairs."""
     curve: list[Saved] = []

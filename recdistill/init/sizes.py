@@ -25,9 +25,11 @@ _MARGIN = 1.2
 
 def choose_teacher(rows: int) -> DlrmTeacher:
     """The foundation for a log of about so many rows."""
-    dim, top, batch = 64, [256, 128], 4096
+    dim, top, batch = 128, [256, 128], 4096
+    if rows < 1_000_000:
+        batch = 2048
     if rows < 200_000:
-        dim, top, batch = 32, [128, 64], 1024
+        dim, top, batch = 64, [128, 64], 1024
     if rows < 20_000:
         dim, top, batch = 16, [64, 32], 256
     train = {"batch_size": batch, "epochs": 5, "patience": 1}
