@@ -21,7 +21,7 @@ from recdistill.models.shape import Shape, shape_of
 from recdistill.progress import Progress
 from recdistill.runs import Run, Unit
 from recdistill.spread import machines
-from recdistill.teachers.routes import Routed, least_share
+from recdistill.teachers.routes import Routed
 from recdistill.teachers.shards import CONTRACT, TeacherCache
 from recdistill.teachers.shelf import Shelf
 from recdistill.teachers.versions import FINAL, Version, chains, labeller, recombined_split, versions
@@ -100,20 +100,15 @@ class Teaching:
         return Dataset(self.run.stage("recombine", inputs, make))
 
     @property
-    def _share(self) -> float:
-        """The share of pairs that `diverse` learns from."""
-        keep = self.job.teachers.route.keep
-        if not self._askable or not self.routes:
-            return 1.0
-        return least_share(self.run.stage_folder("route") / "routes") if keep == "auto" else keep
+    def _keep(self) -> float:
+        """The share of pairs of which answers are cached: less than all where nobody reads more."""
+        route, readers = self.job.teachers.route, set(self.job.distill.methods) - {"alone", "diverse"}
+        return 1.0 if readers or route.curve or not self._askable else route.keep
 
     @property
     def _routed(self) -> Routed | None:
-        """Who is asked, where it need not be everybody about everything: where nobody reads more."""
-        route, readers = self.job.teachers.route, set(self.job.distill.methods) - {"alone", "diverse"}
-        if readers or route.curve or not self._askable or not self.routes:
-            return None
-        return Routed(self.routes, self._share)
+        """Who is asked, where it is not everybody about everything."""
+        return Routed(self.routes, self._keep) if self.routes and self._keep < 1 else None
 
     def _routed_by(self, routed: Routed | None) -> dict[str, Any]:
         """What an answer, or a student, depends on because of the router."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from recdistill.config.base import NAME, Location, Section, expand
 
@@ -108,12 +108,6 @@ MemberName = Annotated[str, Field(pattern=NAME)]
 Saved = Annotated[float, Field(ge=0, lt=1)]
 
 
-def _share(value: Any) -> Any:
-    if value == "auto" or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1):
-        return value
-    raise ValueError("expected auto, or a share above 0 and at most 1")
-
-
 class Route(Section):
     """Which teachers are asked about which rows: those that a router says would be missed, before they are asked.
 
@@ -122,9 +116,8 @@ class Route(Section):
     where other methods but `alone` are among the job's, or a `curve` is drawn, all pairs are computed for these.
     """
 
-    keep: Annotated[float | Literal["auto"], BeforeValidator(_share)] = "auto"
-    """The share of (row, teacher) pairs that `diverse` learns from; each row's most important teacher always is one.
-    `auto` is the least share of which the committee's word on validation rows is as good as that of all pairs."""
+    keep: float = Field(0.5, gt=0, le=1)
+    """The share of (row, teacher) pairs that `diverse` learns from; on each row the one that would be missed most."""
     curve: list[Saved] = []
     """Shares of pairs that could be saved: `diverse` is trained on so much less too, and on everything, and the report
     shows what that costs."""

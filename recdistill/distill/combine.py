@@ -122,7 +122,8 @@ class Gate(Average):
             word = scale[0] * self._mean(some) + scale[1]
             return soft_click_loss(word, some.label, some.weight * some.present.any(1))
 
-        learn, judge = halves(len(rows.label))
+        every = torch.arange(len(rows.label))
+        learn, judge = every[::2], every[1::2]
         best, bad = (float(loss(judge).detach()), [value.detach().clone() for value in trained]), 0
         for _ in range(LEARNED):
             for some in learn[torch.randperm(len(learn), generator=generator)].split(BATCH):
@@ -138,12 +139,6 @@ class Gate(Average):
         self.requires_grad_(False)
         for value, kept in zip(trained, best[1], strict=True):
             value.detach().copy_(kept)
-
-
-def halves(rows: int) -> tuple[Tensor, Tensor]:
-    """The rows that are learned from, and those that tell how well: every second one."""
-    every = torch.arange(rows)
-    return every[::2], every[1::2]
 
 
 def fitted(teachers: int, width: int, seed: int, rows: Heard) -> Gate:

@@ -19,14 +19,12 @@ from recdistill.distill.combine import LEAST as LEAST_IMPORTANT
 from recdistill.distill.combine import Heard, fitted, missed
 from recdistill.distill.mixture import mixture
 from recdistill.distill.router import Importance, Missed, Router, train_router
-from recdistill.distill.shares import try_shares
 from recdistill.distill.warm import Start, begin_at
-from recdistill.files import write_json
 from recdistill.models.frozen import save_model
 from recdistill.models.shape import Shape
 from recdistill.models.sharding import device
 from recdistill.teachers.cache import SCORING_BATCH
-from recdistill.teachers.routes import SHARES, count_route, finish_routes, route_path, write_route
+from recdistill.teachers.routes import count_route, finish_routes, route_path, write_route
 from recdistill.teachers.shelf import Shelf
 
 LEAST, MOST = 2.0**-20, 1.0
@@ -46,7 +44,7 @@ def route(
     seed: int,
     start: Start | None = None,
 ) -> None:
-    """The unit of the stage `route`: routes for each split, `unlabelled` for recombined rows, and `SHARES`."""
+    """The unit of the stage `route`: a folder of routes for each split, `unlabelled` for recombined rows."""
 
     def make(work: Path) -> None:
         routers = train_routers(committee, answered(committee, shelf), shape, settings, seed, start, work)
@@ -111,9 +109,9 @@ def train_routers(
     start: Start | None,
     out: Path,
 ) -> Routers:
-    """Both routers, trained in `out` on rows with what was `said` and who `knows` them, and the shares that they allow.
+    """Both routers, trained in `out` on rows with what was `said` and who `knows` them.
 
-    `start` is where an earlier night's began.
+    `start` is the folder of an earlier night's, where these begin.
     """
     every = Heard(
         *(torch.cat([batch.extra[name] for batch in rows]) for name in ("said", "knows", "knows")),
@@ -140,8 +138,6 @@ def train_routers(
     if ranks.leads():
         save_model(importance.student, out / "importance")
         save_model(wanting.student, out / "missed")
-        shares = try_shares(_forecast(wanting, rows), len(committee.asked), every, gate)
-        write_json(out / SHARES, shares)
     return Routers(committee, importance, wanting)
 
 

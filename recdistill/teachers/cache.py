@@ -190,7 +190,7 @@ class _Scorer:
             example_id = example_id[index]
         shelf, kept = self._shelf, None
         if shelf is not None:
-            kept = shelf.kept(self.fingerprint, block, self._routed is not None)
+            kept = shelf.kept(self.fingerprint, block, self._routed.keep if self._routed else 1.0)
             if kept.fetch(path):
                 return _nothing
         logit, codes = self._answers(block, index)

@@ -24,8 +24,6 @@ from recdistill.files import atomic, read_json, write_json
 HELD_OUT = ("validation", "test")
 """Splits about whose rows every teacher is asked: they say how good it is."""
 IMPORTANCE, MISSED = "importance.", "missed."
-SHARES = "shares.json"
-"""Beside the routes of all splits: the share of pairs to `keep`, and how it was found."""
 VALUES = 0x3C01
 """Float16 has so many values from 0 to 1, and their bits are in their order."""
 
@@ -64,11 +62,6 @@ def finish_routes(root: Path, names: list[str], asked: list[str], counts: np.nda
     write_json(
         root / "routes.json", {"version": 2, "teachers": names, "asked": asked, "values": values, "counts": pairs}
     )
-
-
-def least_share(folder: Path) -> float:
-    """The share of pairs to keep, of a folder that has the routes of all splits."""
-    return float(read_json(folder / SHARES)["keep"])
 
 
 class Routes:

@@ -60,12 +60,12 @@ class Shelf:
 
         return look
 
-    def kept(self, version: str, block: Block, routed: bool) -> Kept:
-        """The place of a version's answers (its fingerprint) to a block, or to the rows of it that are `routed` to it.
+    def kept(self, version: str, block: Block, keep: float) -> Kept:
+        """The place of a version's answers (its fingerprint) to a block.
 
-        Which these are is decided on the night that asks first: a later one would ask about others, and more or fewer.
+        `keep` is the share of pairs that a router keeps. Which rows it keeps is decided on the night that asks first.
         """
-        return Kept(self.folder / version, _key(block, routed))
+        return Kept(self.folder / version, _key(block, keep))
 
     def calibration(self, version: str, fit: Callable[[], tuple[float, float]]) -> tuple[float, float]:
         """What `fit` said for a version when it was first asked."""
@@ -109,9 +109,9 @@ def _translated(column: pa.Array, lookup: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pc.take(lookup, pc.list_flatten(column)))
 
 
-def _key(block: Block, routed: bool) -> str:
+def _key(block: Block, keep: float) -> str:
     """XXH3-128 of the rows' ids and all of their features."""
-    digest = xxhash.xxh3_128(repr((block.keys, routed)).encode())
+    digest = xxhash.xxh3_128(repr((block.keys, keep)).encode())
     sparse = block.cut(0, block.rows).sparse
     for tensor in (block.example_id, block.dense, sparse.values(), sparse.lengths()):
         digest.update(repr(tuple(tensor.shape)).encode())

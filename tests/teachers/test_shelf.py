@@ -21,9 +21,9 @@ def block_of(dataset: Dataset, shelf: Shelf) -> Block:
     return next(read_blocks(dataset, Rows("test"), parts=[part], join=shelf.view(dataset)))
 
 
-def asked(shelf: Shelf, version: str, block: Block, path: Path, text: str, routed: bool = False) -> str:
+def asked(shelf: Shelf, version: str, block: Block, path: Path, text: str, keep: float = 1.0) -> str:
     """What is at `path` when the answers are there: kept ones, or `text`, which is then kept."""
-    kept = shelf.kept(version, block, routed)
+    kept = shelf.kept(version, block, keep)
     if not kept.fetch(path):
         path.write_text(text)
         kept.put(path)
@@ -74,7 +74,7 @@ def test_what_was_said_once_is_not_asked_again(tiny_dataset: Dataset, moved: Dat
     assert asked(shelf, "weights", one, tmp_path / "one", "answers") == "answers"
     assert asked(shelf, "weights", two, tmp_path / "two", "never written") == "answers"
     assert asked(shelf, "other weights", two, tmp_path / "three", "other") == "other"
-    assert asked(shelf, "weights", two, tmp_path / "four", "fewer", routed=True) == "fewer"
+    assert asked(shelf, "weights", two, tmp_path / "four", "fewer", keep=0.7) == "fewer"
 
 
 def test_a_changed_row_is_asked_again(

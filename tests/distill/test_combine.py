@@ -1,0 +1,43 @@
+"""How far the committee's word moves without one of its members."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from recdistill.distill.combine import Heard, divergence, fitted, missed
+
+ROWS, NAMES = 3000, ["one", "twin", "other"]
+GATE = partial(fitted, len(NAMES), 8, 0)
+
+
+def heard(seed: int = 0) -> Heard:
+    """Three teachers, of which the second says what the first does; each half of what decides is known."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.randn(ROWS, 2, generator=generator) * 2
+    label = (torch.rand(ROWS, generator=generator) < truth.sum(1).sigmoid()).float()
+    logit = torch.stack([truth[:, 0], truth[:, 0], truth[:, 1]], dim=1)
+    every = torch.ones_like(logit)
+    return Heard(logit, every.bool(), every / 3, label, torch.ones(ROWS))
+
+
+def test_a_twin_is_not_missed_and_who_knows_alone_is() -> None:
+    rows = heard()
+    found = missed(rows, GATE)
+    assert found.shape == (ROWS, 3) and (found >= 0).all()
+    assert found[:, 2].mean() > 20 * found[:, :2].mean(0).max()
+
+
+def test_who_is_not_present_is_not_missed() -> None:
+    rows = heard()
+    present = torch.rand(rows.logit.shape, generator=torch.Generator().manual_seed(1)) < 0.7
+    assert (missed(rows.only(present), GATE)[~present] == 0).all()
+
+
+def test_the_divergence_is_that_of_two_clicks_and_bears_logits_of_any_size() -> None:
+    p, q = torch.tensor([0.2, 0.9]), torch.tensor([0.5, 0.9])
+    by_hand = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    torch.testing.assert_close(divergence(p.logit(), q.logit()), by_hand, atol=1e-6, rtol=1e-5)
+    assert divergence(torch.tensor([300.0]), torch.tensor([-300.0])).item() == pytest.approx(300)
