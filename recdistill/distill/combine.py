@@ -73,6 +73,7 @@ class Average(nn.Module):
         """Learns all that there is to learn."""
         self._learn(rows)
         heard, mean = rows.present.any(1), self._mean(rows)
+        heard = heard if heard.any() else ~heard  # of nobody's answers the base rate is what is left
         slope, intercept = calibrate(*(values[heard].numpy() for values in (mean, rows.label, rows.weight)))
         self.slope.fill_(slope)
         self.intercept.fill_(intercept)

@@ -41,3 +41,13 @@ def test_the_divergence_is_that_of_two_clicks_and_bears_logits_of_any_size() -> 
     by_hand = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
     torch.testing.assert_close(divergence(p.logit(), q.logit()), by_hand, atol=1e-6, rtol=1e-5)
     assert divergence(torch.tensor([300.0]), torch.tensor([-300.0])).item() == pytest.approx(300)
+
+
+def test_without_its_only_member_a_committee_says_the_base_rate() -> None:
+    rows = heard()
+    alone = Heard(rows.logit[:, :1], rows.present[:, :1], rows.importance[:, :1], rows.label, rows.weight)
+    gate = partial(fitted, 1, 8, 0)
+    nobody = alone.only(torch.zeros_like(alone.present))
+    said = gate(nobody).of(nobody)
+    torch.testing.assert_close(said.sigmoid(), rows.label.mean().expand(ROWS), atol=1e-3, rtol=0)
+    assert missed(alone, gate).mean() > 0.1
