@@ -23,6 +23,7 @@ from recdistill.files import atomic, read_json, write_json
 
 HELD_OUT = ("validation", "test")
 """Splits about whose rows every teacher is asked: they say how good it is."""
+VERSION = 3
 IMPORTANCE, MISSED = "importance.", "missed."
 VALUES = 0x3C01
 """Float16 has so many values from 0 to 1, and their bits are in their order."""
@@ -50,7 +51,7 @@ def count_route(path: Path, asked: list[str]) -> np.ndarray:
 
     Of the teachers that can be `asked`.
     """
-    missed = _read(path, MISSED, asked)[1]
+    missed = _read(path, asked, MISSED)[1]
     best = missed.max(axis=1, initial=0)
     return np.stack([np.bincount(v.ravel().view(np.uint16), minlength=VALUES) for v in (missed, best)])
 
@@ -60,7 +61,7 @@ def finish_routes(root: Path, names: list[str], asked: list[str], counts: np.nda
     there = np.flatnonzero(counts[0])
     values, pairs = there.tolist(), counts[:, there].tolist()
     write_json(
-        root / "routes.json", {"version": 2, "teachers": names, "asked": asked, "values": values, "counts": pairs}
+        root / "routes.json", {"version": VERSION, "teachers": names, "asked": asked, "values": values, "counts": pairs}
     )
 
 
@@ -70,6 +71,11 @@ class Routes:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._record = read_json(root / "routes.json")
+        if self._record.get("version") != VERSION:
+            raise UserError(
+                f"{root}: these routes were written by another version of recdistill; remove their stage's folder, and "
+                "run again"
+            )
         self.teachers: list[str] = self._record["teachers"]
         self.askable: list[str] = self._record["asked"]
 
@@ -95,28 +101,21 @@ class Routes:
         fitting = np.flatnonzero(above <= round(keep * int(above[0])))
         return int(fitting[0]) if len(fitting) else VALUES - 1
 
-    def importance(self, part: Part, example_id: np.ndarray) -> np.ndarray:
-        """How important each teacher is on rows of a part, float16 [N, teachers].
+    def forecasts(self, part: Part, example_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How important each teacher is on rows of a part, and how missed it would be, float16 [N, teachers] each.
 
         Raises:
             UserError: the file lacks a row, or cannot be read.
         """
-        return self._values(IMPORTANCE, part, example_id)
-
-    def asked(self, part: Part, example_id: np.ndarray, keep: float) -> np.ndarray:
-        """Who is asked about rows of a part, bool [N, teachers]; those who cannot be asked are. Raises as above."""
-        return self.kept(self._values(MISSED, part, example_id), keep)
-
-    def _values(self, kind: str, part: Part, example_id: np.ndarray) -> np.ndarray:
         path = route_path(self.root, part.key)
-        ids, values = _read(path, kind, self.teachers)
+        ids, importance, missed = _read(path, self.teachers, IMPORTANCE, MISSED)
         if not np.array_equal(ids, example_id):
             order = np.argsort(ids, kind="stable")
             at = order[np.minimum(np.searchsorted(ids, example_id, sorter=order), len(ids) - 1)]
             if not np.array_equal(ids[at], example_id):
                 raise UserError(f"{path}: lacks rows of {part.path}; remove {self.root} and route again")
-            values = values[at]
-        return values
+            importance, missed = importance[at], missed[at]
+        return importance, missed
 
     def kept(self, missed: np.ndarray, keep: float) -> np.ndarray:
         """Who is asked where teachers would be so missed, bool [N, teachers]; those who cannot be asked are."""
@@ -150,33 +149,36 @@ class Routed:
         if part.split in HELD_OUT:
             return np.ones(len(example_id), bool)
         routes = self._routes[part.split]
-        return routes.asked(part, example_id, self.keep)[:, routes.teachers.index(teacher)]
+        missed = routes.forecasts(part, example_id)[1]
+        return routes.kept(missed, self.keep)[:, routes.teachers.index(teacher)]
 
     def weigh(self, join: Columns) -> Columns:
         """What `join` adds, and `importance.<teacher>`, without the answers of those who would not have been asked."""
-        return lambda part, table: self.importance(part, self._only(part, join(part, table)))
+        return lambda part, table: self._weigh(part, join(part, table))
 
     def importance(self, part: Part, table: pa.Table) -> pa.Table:
         """Adds `importance.<teacher>`, float32."""
         routes = self._routes[part.split]
-        importance = routes.importance(part, table["example_id"].to_numpy())
-        for name, column in zip(routes.teachers, importance.T, strict=True):
-            table = table.append_column(f"importance.{name}", pa.array(column.astype(np.float32)))
-        return table
+        return _with_importance(table, routes, routes.forecasts(part, table["example_id"].to_numpy())[0])
 
-    def _only(self, part: Part, table: pa.Table) -> pa.Table:
-        if self.keep == 1 or (self.sparse and part.split not in HELD_OUT):
-            return table
+    def _weigh(self, part: Part, table: pa.Table) -> pa.Table:
         routes = self._routes[part.split]
-        asked = routes.asked(part, table["example_id"].to_numpy(), self.keep)
-        for name, mask in zip(routes.teachers, asked.T, strict=True):
-            table = _only(table, f"logit.{name}", mask)
-        return table
+        importance, missed = routes.forecasts(part, table["example_id"].to_numpy())
+        if self.keep < 1 and (part.split in HELD_OUT or not self.sparse):
+            for name, mask in zip(routes.teachers, routes.kept(missed, self.keep).T, strict=True):
+                table = _only(table, f"logit.{name}", mask)
+        return _with_importance(table, routes, importance)
 
     def pairs(self) -> tuple[int, int]:
         """All pairs of rows to learn from and teachers that can be asked about them, and those that are kept."""
         counts = [routes.pairs(self.keep) for split, routes in self._routes.items() if split not in HELD_OUT]
         return sum(every for every, _ in counts), sum(kept for _, kept in counts)
+
+
+def _with_importance(table: pa.Table, routes: Routes, importance: np.ndarray) -> pa.Table:
+    for name, column in zip(routes.teachers, importance.T, strict=True):
+        table = table.append_column(f"importance.{name}", pa.array(column.astype(np.float32)))
+    return table
 
 
 def _only(table: pa.Table, name: str, mask: np.ndarray) -> pa.Table:
@@ -189,9 +191,9 @@ def _only(table: pa.Table, name: str, mask: np.ndarray) -> pa.Table:
     return table.set_column(at, name, pa.array(column.fill_null(0).to_numpy(), pa.float32(), mask=~there))
 
 
-def _read(path: Path, kind: str, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """`example_id` [N] and the teachers' columns of a kind, float16 [N, teachers], of a file."""
-    columns = ["example_id", *(kind + name for name in names)]
+def _read(path: Path, names: list[str], *kinds: str) -> list[np.ndarray]:
+    """`example_id` [N], and of each kind the teachers' columns, float16 [N, teachers], of a file."""
+    columns = ["example_id", *(kind + name for kind in kinds for name in names)]
     try:
         table = pq.read_table(
             path, columns=columns, partitioning=None, use_threads=False, page_checksum_verification=True
@@ -200,7 +202,8 @@ def _read(path: Path, kind: str, names: list[str]) -> tuple[np.ndarray, np.ndarr
         raise UserError(
             f"{path}: these routes are damaged ({error}); remove their stage's folder, and run again"
         ) from None
-    values = np.zeros((len(table), len(names)), np.float16)
-    for at, name in enumerate(names):
-        values[:, at] = table[kind + name].to_numpy()
-    return table["example_id"].to_numpy(), values
+    found = [np.zeros((len(table), len(names)), np.float16) for _ in kinds]
+    for values, kind in zip(found, kinds, strict=True):
+        for at, name in enumerate(names):
+            values[:, at] = table[kind + name].to_numpy()
+    return [table["example_id"].to_numpy(), *found]

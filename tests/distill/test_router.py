@@ -178,7 +178,7 @@ def test_answers_from_files_are_weighed_beside_those_that_are_asked_for(material
         assert routes.pairs(0.5) == (rows, rows)
     (part,) = Dataset(materials.dataset).parts("test")[:1]
     ids = pq.read_table(part.path, columns=["example_id"], partitioning=None)["example_id"].to_numpy()
-    mean = routes.importance(part, ids).mean(axis=0)
+    mean = routes.forecasts(part, ids)[0].mean(axis=0)
     assert mean[1] > mean[2] > 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def test_the_most_important_pairs_and_the_best_of_each_row_are_kept(
     importance[rng.random((rows, 3)) < 0.2] = 0
     routes = write(tmp_path_factory.mktemp("routes"), importance[: rows // 2], importance[rows // 2 :])
     halves = [(0, rows // 2), (rows // 2, rows)]
-    parts = [routes.importance(part(b - a, at), np.arange(a, b)) for at, (a, b) in enumerate(halves)]
+    parts = [routes.forecasts(part(b - a, at), np.arange(a, b))[0] for at, (a, b) in enumerate(halves)]
     asked = np.concatenate([routes.kept(importance, keep) for importance in parts])
     there = importance > 0
     cut = np.sort(importance[there])[::-1][: round(keep * there.sum())]
@@ -58,11 +59,11 @@ def test_the_most_important_pairs_and_the_best_of_each_row_are_kept(
 def test_rows_are_found_by_their_ids(tmp_path: Path) -> None:
     importance = np.array([[0.9, 0.05, 0.05], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]])
     routes = write(tmp_path, importance)
-    found = routes.importance(part(3), np.array([2, 0]))
+    found = routes.forecasts(part(3), np.array([2, 0]))[0]
     np.testing.assert_array_equal(found, importance[[2, 0]].astype(np.float16))
     assert routes.kept(found, 0.34).tolist() == [[False, False, True], [True, False, False]]
     with pytest.raises(UserError, match="lacks rows of nowhere"):
-        routes.importance(part(3), np.array([2, 7]))
+        routes.forecasts(part(3), np.array([2, 7]))[0]
 
 
 def test_who_cannot_be_asked_is_always_heard_and_makes_no_pair(tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_who_cannot_be_asked_is_always_heard_and_makes_no_pair(tmp_path: Path) -
     finish_routes(tmp_path, NAMES, NAMES[:2], count_route(path, NAMES[:2]))
     routes = Routes(tmp_path)
     assert routes.teachers == NAMES and routes.pairs(1.0) == (6, 6) and routes.pairs(0.34) == (6, 3)
-    kept = routes.kept(routes.importance(part(3), np.arange(3)), 0.34)
+    kept = routes.kept(routes.forecasts(part(3), np.arange(3))[0], 0.34)
     assert kept.tolist() == [[True, False, True], [False, True, True], [True, False, True]]
 
 
@@ -124,4 +125,30 @@ def test_damage_is_told(tmp_path: Path) -> None:
     path = route_path(tmp_path, part(50).key)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UserError, match="these routes are damaged"):
-        routes.importance(part(50), np.arange(50))
+        routes.forecasts(part(50), np.arange(50))[0]
+
+
+def test_importance_weighs_and_who_is_missed_is_asked(tmp_path: Path) -> None:
+    importance, missed = np.array([[0.8, 0.1, 0.1]] * 3), np.array([[0.01, 0.5, 0.02]] * 3)
+    path = route_path(tmp_path, part(3).key)
+    write_route(path, NAMES, np.arange(3), importance, missed)
+    finish_routes(tmp_path, NAMES, NAMES, count_route(path, NAMES))
+    routed = Routed({"train": tmp_path}, 0.34)
+    assert [routed.asked(name, part(3), np.arange(3)).tolist() for name in NAMES] == [
+        [False] * 3,
+        [True] * 3,
+        [False] * 3,
+    ]
+    logit = pa.array([1.0, 2.0, 3.0], pa.float32())
+    table = pa.table({"example_id": pa.array([0, 1, 2]), **{f"logit.{name}": logit for name in NAMES}})
+    heard = routed.weigh(lambda _, table: table)(part(3), table)
+    assert [heard[f"logit.{name}"].null_count for name in NAMES] == [3, 0, 3]
+    np.testing.assert_allclose(heard[f"importance.{NAMES[0]}"].to_numpy(), 0.8, atol=1e-3)
+
+
+def test_routes_of_another_version_are_told(tmp_path: Path) -> None:
+    write(tmp_path, np.full((2, 3), 1 / 3))
+    record = json.loads((tmp_path / "routes.json").read_text())
+    (tmp_path / "routes.json").write_text(json.dumps({**record, "version": 2}))
+    with pytest.raises(UserError, match="written by another version of recdistill"):
+        Routes(tmp_path)
