@@ -8,7 +8,7 @@ boosted trees that see the left or the right half. Their answers on training row
 The student is a DLRM like any other: pixels as dense columns, the ink of each row and column of the image as buckets.
 `recdistill/distill/` does not know that any of this is an image.
 
-2026-11-28, commit 01a21dc, five seeds, 634 test images, 95% intervals: the student is 19.8 times smaller (1,901
+2026-11-28, commit b61bea3, five seeds, 634 test images, 95% intervals: the student is 19.8 times smaller (1,901
 parameters against 37,697), the gap is 0.0088 in AUC and 0.135 in NE. `diverse` recovers 10% [-10, 30] and 7% [-4, 18]
 of it, the best baseline, `confidence`, 35% [-3, 62] and 21% [1, 39]: 886 images to learn from and 277 to tell which
 teacher is right are too few.
