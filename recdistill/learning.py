@@ -5,7 +5,6 @@ size -> route -> (cache, in `teaching`) -> tune -> distill -> curve
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from recdistill.clicklog.schema import SPLITS
 from recdistill.config.job import Distill, Method
 from recdistill.distill.asked import Askable, Committee
-from recdistill.distill.routing import route
+from recdistill.distill.routing import route, starts
 from recdistill.distill.train import Materials
 from recdistill.distill.warm import Start
 from recdistill.distill.work import best_of, candidates, distill_unit
@@ -75,7 +74,7 @@ class Learning(Teaching):
             "shape": self.student.model_dump(),
             "train": settings.train.model_dump(mode="json"),
             "seed": settings.tune.seed,
-            "start": replace(start, folder=start.folder / "importance").fingerprint() if start else None,
+            "start": {name: begin.fingerprint() for name, begin in starts(start).items()},
         }
         more = self.unlabelled.root if self.unlabelled else None
         whom = Committee(self.dataset.root, teachers, asked, [cache.root for cache in outside])

@@ -117,7 +117,8 @@ class Route(Section):
     """
 
     keep: float = Field(0.5, gt=0, le=1)
-    """The share of (row, teacher) pairs that `diverse` learns from; on each row the one that would be missed most."""
+    """The share of (row, teacher) pairs that `diverse` learns from; on each row the one that would be
+    missed most always is one of them."""
     curve: list[Saved] = []
     """Shares of pairs that could be saved: `diverse` is trained on so much less too, and on everything, and the report
     shows what that costs."""

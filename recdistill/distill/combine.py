@@ -142,11 +142,11 @@ class Gate(Average):
             value.detach().copy_(kept)
 
 
-def fitted(teachers: int, width: int, seed: int, rows: Heard) -> Gate:
+def fitted(width: int, seed: int, rows: Heard) -> Gate:
     """A gate, fitted on rows."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        gate = Gate(teachers, width)
+        gate = Gate(rows.logit.shape[1], width)
     gate.fit(rows)
     return gate
 

@@ -20,7 +20,7 @@ from recdistill.distill.combine import Heard, fitted, missed
 from recdistill.distill.mixture import mixture
 from recdistill.distill.router import Importance, Missed, Router, train_router
 from recdistill.distill.warm import Start, begin_at
-from recdistill.models.frozen import save_model
+from recdistill.models.frozen import WEIGHTS, save_model
 from recdistill.models.shape import Shape
 from recdistill.models.sharding import device
 from recdistill.teachers.cache import SCORING_BATCH
@@ -29,6 +29,8 @@ from recdistill.teachers.shelf import Shelf
 
 LEAST, MOST = 2.0**-20, 1.0
 """Nats by which a teacher that knows a row is missed, as routes hold it: in their float16, 0 means that it does not."""
+ROUTERS = ("importance", "missed")
+"""Names of their folders."""
 WIDTH = 64
 """Hidden width of the gates whose words are compared."""
 
@@ -54,6 +56,13 @@ def route(
             routers.write(Dataset(recombined), "unlabelled", work / "unlabelled")
 
     ranks.once(folder, mark, make)
+
+
+def starts(start: Start | None) -> dict[str, Start]:
+    """Where each router begins, of an earlier night's folder; nowhere if another version of recdistill made that."""
+    if start is None or not all((start.folder / name / WEIGHTS).exists() for name in ROUTERS):
+        return {}
+    return {name: replace(start, folder=start.folder / name) for name in ROUTERS}
 
 
 class Routers:
@@ -113,26 +122,21 @@ def train_routers(
 
     `start` is the folder of an earlier night's, where these begin.
     """
-    every = Heard(
-        *(torch.cat([batch.extra[name] for batch in rows]) for name in ("said", "knows", "knows")),
-        *(torch.cat([getattr(batch, name) for batch in rows]) for name in ("label", "weight")),
-    )
-    known = mixture(every.logit, every.present, every.label, every.weight)
+    said, knows = (torch.cat([batch.extra[name] for batch in rows]) for name in ("said", "knows"))
+    label, weight = (torch.cat([getattr(batch, name) for batch in rows]) for name in ("label", "weight"))
+    known, before = mixture(said, knows, label, weight), starts(start)
 
     def begin(router: Router, name: str) -> None:
-        if start is not None:
-            at = replace(start, folder=start.folder / name)
-            begin_at(router, router.student, at, Dataset(committee.dataset))
+        if name in before:
+            begin_at(router, router.student, before[name], Dataset(committee.dataset))
 
     importance = train_router(
         "importance", lambda: Importance(shape, known), begin, rows, settings, seed, out / "importance"
     )
-    every = replace(every, importance=_forecast(importance, rows))
-    gate = partial(fitted, len(committee.names), WIDTH, seed)
-    wanted = missed(every, gate)
+    wanted = missed(Heard(said, knows, _forecast(importance, rows), label, weight), partial(fitted, WIDTH, seed))
     parts = wanted.split([len(batch) for batch in rows])
     rows = [replace(batch, extra={**batch.extra, "missed": part}) for batch, part in zip(rows, parts, strict=True)]
-    told = every.present * every.weight[:, None]
+    told = knows * weight[:, None]
     usual = ((told * wanted).sum(0) / told.sum(0).clamp_min(1e-9)).clamp_min(LEAST)
     wanting = train_router("missed", lambda: Missed(shape, usual), begin, rows, settings, seed, out / "missed")
     if ranks.leads():

@@ -10,7 +10,7 @@ import torch
 from recdistill.distill.combine import Heard, divergence, fitted, missed
 
 ROWS, NAMES = 3000, ["one", "twin", "other"]
-GATE = partial(fitted, len(NAMES), 8, 0)
+GATE = partial(fitted, 8, 0)
 
 
 def heard(seed: int = 0) -> Heard:
@@ -46,7 +46,7 @@ def test_the_divergence_is_that_of_two_clicks_and_bears_logits_of_any_size() -> 
 def test_without_its_only_member_a_committee_says_the_base_rate() -> None:
     rows = heard()
     alone = Heard(rows.logit[:, :1], rows.present[:, :1], rows.importance[:, :1], rows.label, rows.weight)
-    gate = partial(fitted, 1, 8, 0)
+    gate = partial(fitted, 8, 0)
     nobody = alone.only(torch.zeros_like(alone.present))
     said = gate(nobody).of(nobody)
     torch.testing.assert_close(said.sigmoid(), rows.label.mean().expand(ROWS), atol=1e-3, rtol=0)

@@ -17,7 +17,7 @@ from recdistill.distill import asked as asking
 from recdistill.distill.asked import Askable, Committee, answered
 from recdistill.distill.mixture import Mixture
 from recdistill.distill.router import Importance, Missed
-from recdistill.distill.routing import Routers, route, train_routers
+from recdistill.distill.routing import Routers, route, starts, train_routers
 from recdistill.distill.train import Materials
 from recdistill.distill.warm import Start
 from recdistill.models.shape import shape_of
@@ -194,3 +194,14 @@ def test_a_router_begins_at_an_earlier_one(materials: Materials, tmp_path: Path)
     for router in ("importance", "missed"):
         warm, cold = (position_of(tmp_path / name / router / "training") for name in ("work", "cold"))
         assert warm.losses[0] < cold.losses[0]
+
+
+def test_routers_of_another_version_are_no_place_to_begin(materials: Materials, tmp_path: Path) -> None:
+    """They had no folders of their own."""
+    committee = Committee(materials.dataset, materials.teachers, [], [materials.caches / "llm"])
+    route(tmp_path / "one", "mark", committee, None, None, materials.shape, replace_epochs(1), 0)
+    start = Start(tmp_path / "one", materials.dataset, method=True)
+    assert [one.folder.name for one in starts(start).values()] == ["importance", "missed"] and starts(None) == {}
+    assert all(one.fingerprint() for one in starts(start).values())
+    (tmp_path / "one" / "missed" / "weights.safetensors").unlink()
+    assert starts(start) == {}
