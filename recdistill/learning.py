@@ -1,6 +1,6 @@
-"""The students' stages: their size, whom they should listen to, their settings, and every student by every method.
+"""The students' stages: whom they should listen to, their size, their settings, and every student by every method.
 
-size -> route -> (cache, in `teaching`) -> tune -> distill -> curve
+route -> (cache, in `teaching`) -> size -> tune -> distill -> curve
 """
 
 from __future__ import annotations
@@ -42,24 +42,52 @@ class Learning(Teaching):
         name = self.job.teachers.foundation
         return account(name, self.foundation, self.job.teachers.members[name])
 
-    @cached_property
-    def student(self) -> Shape:
-        """The student's shape: of those that fit, the one that does best on validation rows when trained alone."""
-        shapes = self.fitting()
-        for shape in (*([self.foundation] if self.foundation else []), *shapes):
+    def size(self) -> dict[Method, Shape]:
+        """Each method's shape: of those that fit, the one that does best on validation rows.
+
+        A student that hears teachers learns more than its tables hold, one without them learns by heart: what suits the
+        one would make the other look worse than it is. So `alone` has its own, and the others have the one that suits
+        the first of them.
+        """
+        fitting, job = self.fitting(), self.job.distill
+        for shape in (*([self.foundation] if self.foundation else []), *fitting):
             self.progress.stage(f"  {shape.told()}")
-        if len(shapes) == 1:
-            return shapes[0]
-        seed, settings = self.job.distill.tune.seed, candidates("alone", self.job.distill)[0]
-        units = [self._unit(f"dim-{s.dim}", "alone", seed, settings, s, "size") for s in shapes]
-        folder = self.run.units("size", distill_unit, units)
-        return shapes[best_of([folder / unit.name for unit in units])]
+        deciding = {method: method if method == "alone" else self._first_taught for method in job.methods}
+        trials = {
+            method: [
+                self._unit(
+                    f"{method}/dim-{shape.dim}", method, job.tune.seed, candidates(method, job)[0], shape, "size"
+                )
+                for shape in fitting
+            ]
+            for method in dict.fromkeys(deciding.values())
+        }
+        if len(fitting) == 1:
+            return dict.fromkeys(job.methods, fitting[0])
+        folder = self.run.units("size", distill_unit, [unit for units in trials.values() for unit in units])
+        best = {method: best_of([folder / unit.name for unit in units]) for method, units in trials.items()}
+        return {method: fitting[best[decider]] for method, decider in deciding.items()}
+
+    @cached_property
+    def shapes(self) -> dict[Method, Shape]:
+        """What `size` found."""
+        return self.size()
+
+    @property
+    def _first_taught(self) -> Method:
+        return next((method for method in self.job.distill.methods if method != "alone"), "alone")
+
+    @property
+    def student(self) -> Shape:
+        """The shape of the students that were taught."""
+        return self.shapes[self._first_taught]
 
     def route(self) -> dict[str, Path] | None:
         """How important each teacher is on each row: a folder for each split, where a method weighs teachers."""
         if "diverse" not in self.job.distill.methods:
             return None
         teachers, settings = self.run.stage_folder("teach"), candidates("diverse", self.job.distill)[0]
+        shape = self.fitting()[-1]  # a router is thrown away, and may be as wide as any of them
         outside = [TeacherCache(path, self.dataset) for path in self._outside()]
         asked = [Askable(name, self.versions(name)[-1]) for name in self._askable]
         start = self._start("routes", "route")
@@ -71,14 +99,14 @@ class Learning(Teaching):
                 for one in asked
             ],
             "answered": [[cache.name, cache.fingerprint] for cache in outside],
-            "shape": self.student.model_dump(),
+            "shape": shape.model_dump(),
             "train": settings.train.model_dump(mode="json"),
             "seed": settings.tune.seed,
             "start": {name: begin.fingerprint() for name, begin in starts(start).items()},
         }
         more = self.unlabelled.root if self.unlabelled else None
         whom = Committee(self.dataset.root, teachers, asked, [cache.root for cache in outside])
-        args = (whom, more, self.shelf, self.student, settings.train, settings.tune.seed, start)
+        args = (whom, more, self.shelf, shape, settings.train, settings.tune.seed, start)
         folder = self.run.units("route", route, [Unit("routes", inputs, args)]) / "routes"
         return {split: folder / split for split in (*SPLITS, *(["unlabelled"] if more else []))}
 
@@ -130,7 +158,7 @@ class Learning(Teaching):
         if job.tune.trials == 1:
             return {method: tried[0] for method, tried in trials.items()}
         units = [
-            self._unit(f"{method}/trial-{number}", method, job.tune.seed, settings, self.student, "tune")
+            self._unit(f"{method}/trial-{number}", method, job.tune.seed, settings, self.shapes[method], "tune")
             for method, tried in trials.items()
             for number, settings in enumerate(tried)
         ]
@@ -142,12 +170,12 @@ class Learning(Teaching):
 
     def distill(self) -> dict[Method, list[Path]]:
         """Every method's students, one folder a seed."""
-        job, shape = self.job.distill, self.student
+        job, shapes = self.job.distill, self.shapes
         for cache in self._all_caches:
             cache.verify()
         settings = self.tune()
         units = [
-            self._unit(f"{method}/seed-{seed}", method, seed, settings[method], shape, "distill")
+            self._unit(f"{method}/seed-{seed}", method, seed, settings[method], shapes[method], "distill")
             for method in job.methods
             for seed in job.seeds
         ]
@@ -165,7 +193,9 @@ class Learning(Teaching):
             return {}
         saved = [share for share in sorted({0.0, *route.curve}) if share != self._saved]
         units = [
-            self._unit(f"saved-{share:g}/seed-{seed}", "diverse", seed, settings, self.student, "curve", 1 - share)
+            self._unit(
+                f"saved-{share:g}/seed-{seed}", "diverse", seed, settings, self.shapes["diverse"], "curve", 1 - share
+            )
             for share in saved
             for seed in seeds
         ]

@@ -77,7 +77,7 @@ def _account(name: str, shape: Shape, batch_size: int, world: int) -> dict[str, 
         rows = [0] * world
         for rank, shard in zip(cut.ranks, cut.sharding_spec.shards, strict=True):
             rows[rank] += shard.shard_sizes[0]
-        tables.append({"table": table.name, "rows": table.rows, "sharding": cut.sharding_type, "rows_of_rank": rows})
+        tables.append({"table": table.name, "rows": sum(rows), "sharding": cut.sharding_type, "rows_of_rank": rows})
     each = [_bytes(shape, tables, batch_size, world, rank) for rank in range(world)]
     state = max(sum(one.values()) - one["batch"] for one in each)
     training = max(sum(one.values()) for one in each)
@@ -92,7 +92,7 @@ def _bytes(shape: Shape, tables: list[dict[str, Any]], batch_size: int, world: i
     rows = sum(table["rows_of_rank"][rank] for table in tables)
     looked_up = sum(features[table["table"]] for table in tables if table["rows_of_rank"][rank])
     return {
-        "tables": FLOAT * rows * shape.dim,
+        "tables": FLOAT * rows * shape.width,
         "optimizer": FLOAT * rows,
         "dense": FLOAT * DENSE_COPIES * (shape.parameters() - shape.account()["tables"]),
         "batch": _batch_bytes(shape, batch_size, world, looked_up),
@@ -107,7 +107,7 @@ def _batch_bytes(shape: Shape, batch_size: int, world: int, looked_up: int) -> i
     if shape.interaction == "cross":
         widths += 2 * shape.cross_layers * shape.flat
     own, ids = -(-batch_size // world), 8 * len(shape.sparse)
-    return own * (2 * FLOAT * widths + ids) + 2 * FLOAT * batch_size * looked_up * shape.dim
+    return own * (2 * FLOAT * widths + ids) + 2 * FLOAT * batch_size * looked_up * shape.fold * shape.width
 
 
 def _ingested(job: Job, run: Path | None) -> Schema | None:

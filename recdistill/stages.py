@@ -100,7 +100,7 @@ class Stages(Learning):
         return Dataset(self.run.stage("ingest", inputs, make))
 
     def evaluate(self, students: dict[Method, list[Path]]) -> Path:
-        small, members = self.student, self.job.teachers.members
+        members, sizes = self.job.teachers.members, {m: shape.parameters() for m, shape in self.shapes.items()}
         outside = [member.parameters for member in members.values() if isinstance(member, FileTeacher)]
         inputs = {
             "job": [self.job.name, self.job.teachers.regime, *outside],
@@ -116,12 +116,12 @@ class Stages(Learning):
         }
 
         def make(work: Path) -> None:
-            seeds, size = self.job.distill.seeds, small.parameters()
+            seeds = self.job.distill.seeds
             models = committee(self.dataset, self.caches, members, self.run.stage_folder("teach"), work)
             for method, folders in students.items():
-                models += taught(method, method, seeds, folders, size)
+                models += taught(method, method, seeds, folders, sizes[method])
             for saved, folders in self.curve.items():
-                models += taught(f"saved-{saved:g}", "diverse", seeds, folders, size, saved)
+                models += taught(f"saved-{saved:g}", "diverse", seeds, folders, sizes["diverse"], saved)
             context = {
                 "name": self.job.name,
                 "foundation": self.job.teachers.foundation,
@@ -129,7 +129,7 @@ class Stages(Learning):
                 "teacher_forwards": forwards(self.caches, self.labels, self.shelf),
                 "saved": self._saved,
                 "pairs": {saved: Routed(self.routes or {}, 1 - saved).pairs() for saved in (self._saved, *self.curve)},
-                "account": [self._foundation_size, account("student", small)],
+                "account": [self._foundation_size, account("student", self.student)],
                 "timings": self.run.timings(),
             }
             report = evaluate(self.dataset, models, self.job.evaluate, context)

@@ -128,15 +128,22 @@ def test_what_a_run_leaves(finished: Path) -> None:
     assert not [path for path in finished.rglob("*") if ".work-" in path.name or ".partial" in path.name]
 
 
-def test_the_students_size_is_the_one_that_does_best_alone(copy: Path, go: Go) -> None:
-    trials = [copy / "stages" / "size" / name for name in ("dim-4", "dim-8")]
-    trials.sort(key=lambda folder: read_json(folder / "training.json")["validation_ne"])
-    for best in trials:
-        go(copy, upto="distill")
-        shape = read_json(best / "model.json")["shape"]
-        found = [read_json(path)["shape"] for path in copy.glob("stages/distill/*/*/model.json")]
-        assert len(found) == 6 and all(each == shape for each in found)
-        edit(trials[0] / "training.json", validation_ne=9.0)
+def test_who_hears_teachers_and_who_does_not_have_the_size_that_suits_them(copy: Path, go: Go) -> None:
+    trials = copy / "stages" / "size"
+    assert {path.parent.name for path in trials.glob("*/*/model.json")} == {"dim-4", "dim-8"}
+    for alone, taught in (("dim-4", "dim-8"), ("dim-8", "dim-4")):
+        for method, best in (("alone", alone), ("mean", taught)):
+            for folder in (trials / method).iterdir():
+                edit(folder / "training.json", validation_ne=0.5 + (folder.name != best))
+        go(copy)
+        for method, best in (("alone", alone), ("mean", taught), ("diverse", taught)):
+            shape = read_json(trials / ("alone" if method == "alone" else "mean") / best / "model.json")["shape"]
+            found = [read_json(path)["shape"] for path in copy.glob(f"stages/distill/{method}/*/model.json")]
+            assert found == [shape, shape]
+        models = read_json(copy / "report.json")["models"]
+        assert models["alone"]["parameters"] != models["mean"]["parameters"] == models["diverse"]["parameters"]
+        assert read_json(copy / "report.json")["params"]["student"] == models["mean"]["parameters"]
+        assert read_json(copy / "student" / "model.json")["shape"]["dim"] == int(taught.removeprefix("dim-"))
 
 
 def test_the_student_is_the_best_of_those_that_were_taught(copy: Path, go: Go) -> None:
@@ -168,7 +175,7 @@ def test_run_again_does_nothing(copy: Path, go: Go) -> None:
     before = times(copy / "stages")
     said = go(copy)
     assert [text for text in said if not text.startswith(" ")] == [
-        f"{stage}: up to date" for stage in (*STAGES[:3], "size", "route", *STAGES[3:])
+        f"{stage}: up to date" for stage in (*STAGES[:3], "route", STAGES[3], "size", *STAGES[4:])
     ]
     assert times(copy / "stages") == before
 
@@ -179,7 +186,8 @@ def test_what_changed_is_done_again_and_what_depends_on_it(copy: Path, finished:
     after = times(copy / "stages")
     assert before.keys() == after.keys()
     changed = {name for name in after if after[name] != before[name]}
-    assert {name.split("/")[0] for name in changed} == {"distill", "evaluate", "export"}
+    assert {name.split("/")[0] for name in changed} == {"size", "distill", "evaluate", "export"}
+    assert {name.split("/")[1] for name in changed if name.startswith("size")} == {"mean"}
     assert {name.split("/")[1] for name in changed if name.startswith("distill")} == {"mean", "diverse"}
     models, then = (read_json(folder / "report.json")["models"] for folder in (copy, finished))
     assert models["mean"] != then["mean"] and models["alone"] == then["alone"]

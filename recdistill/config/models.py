@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from recdistill.config.base import NAME, Location, Section, expand
 
@@ -168,14 +168,21 @@ class Teachers(Section):
         return self
 
 
+def _whole_rows(dim: int) -> int:
+    if dim > 2 and dim % 4:
+        raise ValueError("expected 1, 2 or a multiple of 4")
+    return dim
+
+
 class Student(Architecture):
-    """The job's `student:` section. The solver chooses dimension and table sizes to fit `compression`."""
+    """The job's `student:` section. The solver cuts tables until `compression` is met; data choose the dimension."""
 
     compression: float = Field(38, gt=0)
     """The foundation teacher's parameters over the student's, tables included."""
-    dims: list[Annotated[int, Field(ge=4, multiple_of=4)]] = Field([4, 8, 16], min_length=1)
-    """Embedding dimensions to try, multiples of four as fused kernels want them. A wider one has tables of fewer rows.
-    Where several fit, each is trained alone once, and validation NE decides."""
+    dims: Annotated[list[Annotated[int, Field(ge=1), AfterValidator(_whole_rows)]], Field(min_length=1)] | None = None
+    """Embedding dimensions to try: 1, 2, or multiples of four, as fused kernels want them. A wider one has tables of
+    fewer rows. Where several fit, validation NE decides (see `Learning.shapes`). When absent: powers of two up to 16,
+    from the widest that leaves a row for every id, four of them at most."""
     top: list[Width] = Field([32], min_length=1)
     bottom: list[Width] = []
     features: list[str] | None = None

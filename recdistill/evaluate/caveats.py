@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from recdistill.evaluate.lineup import ALONE
+
 ENOUGH_ROWS = 1000
 """Of each class: fewer make a small test set."""
 ENOUGH_SEEDS = 5
@@ -39,6 +41,7 @@ def _on_rows(report: dict[str, Any]) -> Iterator[str]:
 
 
 def _on_models(report: dict[str, Any]) -> Iterator[str]:
-    sizes = [model["parameters"] for model in report["models"].values() if model["role"] == "student"]
+    students = {name: model["parameters"] for name, model in report["models"].items() if model["role"] == "student"}
+    sizes = [size for name, size in students.items() if name != ALONE] or list(students.values())
     if min(sizes) < max(sizes):
         yield f"Students differ in size ({min(sizes):,} to {max(sizes):,} parameters): their metrics do not compare."

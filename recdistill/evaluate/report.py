@@ -218,7 +218,7 @@ def _sizes(lineup: Lineup) -> dict[str, int]:
 
 def _params(lineup: Lineup) -> dict[str, Any]:
     sizes, foundation = _sizes(lineup), lineup.foundation.parameters
-    student = max(sizes[method] for method in lineup.methods)
+    student = max(sizes[method] for method in lineup.distilled or lineup.methods)
     return {"foundation": foundation, "student": student, "compression": foundation / student}
 
 

@@ -13,8 +13,9 @@ import torch
 
 from recdistill.clicklog.ids import earlier_ids
 from recdistill.clicklog.schema import Dataset
-from recdistill.models.dlrm import DLRM, place
+from recdistill.models.dlrm import DLRM
 from recdistill.models.frozen import load_model
+from recdistill.models.rows import rows_of
 from recdistill.models.shape import TableShape
 
 
@@ -33,7 +34,8 @@ def carry(model: DLRM, dataset: Dataset, folder: Path, earlier: Dataset) -> None
     for table in model.shape.tables:
         if table.name in old and (ids := earlier_ids(dataset, earlier, table.name)) is not None:
             rows = torch.from_numpy(earlier_rows(table, old[table.name], ids))
-            bags[table.name].weight.copy_(bags_before[table.name].weight[rows])
+            vectors, before_them = (each[table.name].weight.view(-1, model.shape.dim) for each in (bags, bags_before))
+            vectors[: table.rows] = before_them[rows]
 
 
 def earlier_rows(table: TableShape, before: TableShape, earlier: np.ndarray) -> np.ndarray:
@@ -44,10 +46,5 @@ def earlier_rows(table: TableShape, before: TableShape, earlier: np.ndarray) -> 
     """
     ids = np.arange(table.source_rows)[::-1]
     rows = np.zeros(table.rows, np.int64)
-    rows[_rows(table, ids)] = _rows(before, earlier[ids])
+    rows[rows_of(table, ids)] = rows_of(before, earlier[ids])
     return rows
-
-
-def _rows(table: TableShape, ids: np.ndarray) -> np.ndarray:
-    own, shared = torch.tensor(table.own), torch.tensor(max(1, table.rows - table.own))
-    return place(torch.from_numpy(ids.copy()), own, shared).numpy()

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
 
 from recdistill.clicklog.batches import Batch
+from recdistill.models.rows import RowMap
 from recdistill.models.shape import Shape
 
 
@@ -32,14 +33,14 @@ class DLRM(nn.Module):
     def __init__(self, shape: Shape, device: torch.device | None = None) -> None:
         super().__init__()
         self.shape = shape
-        self.row_map = RowMap(shape) if any(t.rows < t.source_rows for t in shape.tables) else None
+        self.row_map = RowMap(shape)
         self.embeddings = EmbeddingBagCollection(
             tables=[
                 EmbeddingBagConfig(
                     name=table.name,
-                    embedding_dim=shape.dim,
-                    num_embeddings=table.rows,
-                    feature_names=table.features,
+                    embedding_dim=shape.width,
+                    num_embeddings=shape.height(table),
+                    feature_names=[key for name in table.features for key in shape.keys(name)],
                     # Means of bags are made of sums: on CPUs, fbgemm's own mean takes ten times as long as its sum.
                     pooling=PoolingType.SUM,
                 )
@@ -82,25 +83,17 @@ class DLRM(nn.Module):
             sparse = sparse.permute([sparse.keys().index(name) for name in self.shape.sparse])
         if self.training and self.shape.unknown:
             sparse = _partly_unknown(sparse, self.shape.unknown)
-        return sparse if self.row_map is None else self.row_map(sparse)
+        return self.row_map(sparse)
 
     def vectors(self, batch: Batch) -> Tensor:
         """The vectors that interact, float32 [B, fields, dim]."""
         rows = self._rows(batch.sparse) if batch.rows is None else batch.rows
-        sums = self.embeddings(rows)
-        lengths = rows.lengths().view(len(self.shape.sparse), -1)
-        bags = (lengths > 1).any(1).tolist()
-        if sums.keys() == self.shape.sparse and not any(bags):
-            vectors = [sums.values()]
-        else:  # a sharded collection may return its columns in another order
-            columns = sums.to_dict()
-            vectors = [
-                columns[name] / length.clamp_min(1)[:, None] if bag else columns[name]
-                for name, length, bag in zip(self.shape.sparse, lengths, bags, strict=True)
-            ]
+        vectors, lengths = self.row_map.vectors(self.embeddings(rows)), self.row_map.lengths(rows)
+        if bool((lengths > 1).any()):
+            vectors = vectors / lengths.clamp_min(1).T[:, :, None]
         if self.bottom is not None:
-            vectors.append(self.bottom(batch.dense))
-        return torch.cat(vectors, dim=1).view(len(batch), self.shape.fields, self.shape.dim)
+            vectors = torch.cat([vectors, self.bottom(batch.dense)[:, None]], dim=1)
+        return vectors
 
     def interact(self, vectors: Tensor) -> Tensor:
         """What enters the top MLP, float32 [B, interacted]."""
@@ -153,30 +146,6 @@ class CrossNet(nn.Module):
         for layer in self.layers:
             x = x0 * layer(x) + x
         return x
-
-
-class RowMap:
-    """Maps a dataset's ids onto a smaller table: frequent ids keep their own row, the tail shares rows by hash."""
-
-    def __init__(self, shape: Shape) -> None:
-        table_of = {feature: table for table in shape.tables for feature in table.features}
-        self.keys = shape.sparse
-        self.own = torch.tensor([table_of[name].own for name in shape.sparse])
-        self.shared = torch.tensor([max(1, table_of[name].rows - table_of[name].own) for name in shape.sparse])
-
-    def __call__(self, sparse: KeyedJaggedTensor) -> KeyedJaggedTensor:
-        """The same bags with ids below each table's `rows`."""
-        per_key = sparse.lengths().view(len(self.keys), -1).sum(1)
-        own, shared = (each.to(per_key.device).repeat_interleave(per_key) for each in (self.own, self.shared))
-        rows = place(sparse.values(), own, shared)
-        return KeyedJaggedTensor(keys=self.keys, values=rows, lengths=sparse.lengths())
-
-
-def place(ids: Tensor, own: Tensor, shared: Tensor) -> Tensor:
-    """The row of each id, int64 [N]: itself below `own`, else one of the `shared` rows after them, by hash."""
-    # Knuth's multiplicative hash; the product of two positive int32-sized numbers fits int64.
-    tail = own + ((ids % 2147483647) * 2654435761 >> 16) % shared
-    return torch.where(ids < own, ids, tail)
 
 
 def mlp(widths: list[int], dropout: float, device: torch.device | None) -> nn.Sequential:

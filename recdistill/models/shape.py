@@ -11,6 +11,8 @@ from recdistill.clicklog.schema import Schema
 from recdistill.config.models import Architecture
 
 Size = Annotated[int, Field(ge=1)]
+LEAST = 4
+"""Numbers in a row that fbgemm's kernels take at least."""
 
 
 class TableShape(BaseModel):
@@ -77,6 +79,24 @@ class Shape(BaseModel):
         return self.flat + (self.fields * (self.fields - 1) // 2 if self.interaction == "dot" else 0)
 
     @property
+    def fold(self) -> int:
+        """Vectors that lie side by side in a row of a table as it is stored; each feature has as many keys."""
+        return max(1, LEAST // self.dim)
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row of a table as it is stored."""
+        return self.dim * self.fold
+
+    def height(self, table: TableShape) -> int:
+        """Rows of a table as it is stored."""
+        return -(-table.rows // self.fold)
+
+    def keys(self, feature: str) -> list[str]:
+        """What a feature is called where tables look it up."""
+        return [feature] if self.fold == 1 else [f"{feature}@{at}" for at in range(self.fold)]
+
+    @property
     def cut(self) -> int:
         """How many layers of the top MLP make the embedding; the others answer questions."""
         return max(1, len(self.top) - 1)
@@ -91,7 +111,7 @@ class Shape(BaseModel):
         bottom = _mlp([len(self.dense), *self.bottom, self.dim]) if self.dense else 0
         cross = self.cross_layers * (self.flat**2 + self.flat) if self.interaction == "cross" else 0
         top = _mlp([self.interacted, *self.top]) + self.top[-1] + 1
-        tables = sum(table.rows for table in self.tables) * self.dim
+        tables = sum(map(self.height, self.tables)) * self.width
         return {"tables": tables, "bottom": bottom, "interaction": cross, "top": top}
 
     def parameters(self) -> int:

@@ -7,6 +7,8 @@ from recdistill.config.models import Student
 from recdistill.errors import UserError
 from recdistill.models.shape import Shape, TableShape, shape_of
 
+DIMS, MOST = (1, 2, 4, 8, 16), 4
+"""Dimensions to try where a job names none, and how many of them at most."""
 LEAST = 2
 """Rows that a table keeps at least: one of its own for the most frequent id, one for all others."""
 OWN = 0.75
@@ -16,13 +18,15 @@ OWN = 0.75
 def solve(student: Student, schema: Schema, foundation_parameters: int) -> list[Shape]:
     """The students that fit into `foundation_parameters / compression` parameters, one for each of `student.dims`.
 
+    They are in the order of their dimensions, the narrowest first.
+
     Each has a row for every id if it can; if not, its largest tables are cut to one common height, and the ids beyond
     it share rows by hash. Which dimension is best is a question for data.
 
     Raises `UserError` with the account when none fits, whatever its tables.
     """
     budget = int(foundation_parameters / student.compression)
-    shapes = [shape_of(student, dim, schema, student.features) for dim in sorted(set(student.dims))]
+    shapes = [shape_of(student, dim, schema, student.features) for dim in sorted(set(student.dims or DIMS))]
     fitting = [cut for shape in shapes if (cut := _shrink(shape, budget)) is not None]
     if not fitting:
         account = ", ".join(f"{place} {count:,}" for place, count in _cut(shapes[0], LEAST).account().items())
@@ -31,7 +35,13 @@ def solve(student: Student, schema: Schema, foundation_parameters: int) -> list[
             f"rows a table ({account}); make student.top or student.bottom narrower, use interaction: none, "
             "drop features, or lower student.compression"
         )
-    return fitting
+    return fitting if student.dims else _likely(fitting)
+
+
+def _likely(fitting: list[Shape]) -> list[Shape]:
+    """Without those narrower than another that has a row for every id, and without the widest of many."""
+    whole = [at for at, shape in enumerate(fitting) if all(t.rows == t.source_rows for t in shape.tables)]
+    return fitting[max(whole, default=0) :][:MOST]
 
 
 def _shrink(shape: Shape, budget: int) -> Shape | None:

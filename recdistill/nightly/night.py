@@ -19,9 +19,11 @@ from pathlib import Path
 from recdistill.clicklog.schema import Dataset
 from recdistill.config import Job
 from recdistill.config.dataset import Files
+from recdistill.config.job import Method
 from recdistill.distill.warm import Start
 from recdistill.errors import UserError
 from recdistill.files import SUCCESS
+from recdistill.models.shape import Shape
 from recdistill.nightly.alerts import watched
 from recdistill.nightly.plan import Plan, derive, night_folder, plan, settled
 from recdistill.nightly.registry import Verdict, promote
@@ -113,6 +115,11 @@ class _Night(Stages):
         domain = domain_of(self.job.teachers.members[name], self.dataset)
         taught = versions(self.job.teachers, self._taught_on)
         return [version.within(domain) for version in later(taught, self._taught_on, self.dataset)]
+
+    def size(self) -> dict[Method, Shape]:
+        """The taught students' for all: from night to night tables go on, which those of another dimension cannot."""
+        found = super().size()
+        return dict.fromkeys(found, found[self._first_taught])
 
     def _start(self, name: str, stage: str) -> Start | None:
         """The same student, or router, of the night that tonight begins at, where it had one."""

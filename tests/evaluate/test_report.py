@@ -222,7 +222,7 @@ def test_a_student_that_skips_a_row_is_refused(make_world):
         ({"dataset": {"test_positives": 999, "rows": {"test": 5000}}}, "its rarer class has 999 rows"),
         ({"dataset": {"test_positives": 5000, "rows": {"test": 5000}}}, "one class only"),
         (
-            {"models": {"alone": {"role": "student", "parameters": 9}, "mean": {"role": "student", "parameters": 10}}},
+            {"models": {name: {"role": "student", "parameters": 9 + (name == "mean")} for name in ("mean", "diverse")}},
             "Students differ in size (9 to 10 parameters)",
         ),
     ],

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recdistill.clicklog.batches import Rows, batches
 from recdistill.clicklog.schema import Dataset, write_dataset
-from recdistill.config.models import DlrmTeacher, Student
+from recdistill.config.models import Student
 from recdistill.models.carry import carry, earlier_rows
 from recdistill.models.dlrm import DLRM
 from recdistill.models.frozen import save_model
@@ -39,7 +40,8 @@ def test_every_row_begins_somewhere_in_the_earlier_table(height: int, ids: int, 
     np.testing.assert_array_equal(to_whole[: cut.own], earlier[: cut.own])  # frequent ids decide for themselves
 
 
-def test_a_model_says_the_same_under_a_moved_vocabulary(tiny_dataset: Dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dim", [4, 1])
+def test_a_model_says_the_same_under_a_moved_vocabulary(tiny_dataset: Dataset, tmp_path: Path, dim: int) -> None:
     root = tmp_path / "moved"
     shutil.copytree(tiny_dataset.root, root)
     values = pq.read_table(tiny_dataset.vocabulary_path("item"))["value"].to_pylist()[::-1]
@@ -52,7 +54,7 @@ def test_a_model_says_the_same_under_a_moved_vocabulary(tiny_dataset: Dataset, t
         pq.write_table(rows.set_column(at, "item", turned), root / f"{part.key}.parquet")
     write_dataset(root, tiny_dataset.schema, tiny_dataset.manifest)
     moved = Dataset(root)
-    shape = shape_of(DlrmTeacher(kind="dlrm", dim=4, top=[8, 4]), 4, tiny_dataset.schema, None)
+    shape = shape_of(Student(top=[8, 4]), dim, tiny_dataset.schema, None)
     torch.manual_seed(0)
     before, after = DLRM(shape), DLRM(shape)
     save_model(before, tmp_path / "before")

@@ -172,6 +172,15 @@ def test_a_table_may_have_fewer_rows_than_there_are_ranks(dataset: Dataset, shap
     assert_alike(in_ranks.call(3, go, dataset.root, shape, tmp_path / "three", TABLES), alone)
 
 
+@pytest.mark.parametrize("by_rows", [[], TABLES])
+def test_narrow_tables_are_cut_like_others(
+    dataset: Dataset, shape: Shape, tmp_path: Path, one_thread: None, by_rows: list[str]
+) -> None:
+    narrow = shape.model_copy(update={"dim": 2})
+    alone = go(dataset.root, narrow, tmp_path / "one", [])
+    assert_alike(in_ranks.call(2, go, dataset.root, narrow, tmp_path / "two", by_rows), alone)
+
+
 def assert_alike(found: list[Position], alone: Position) -> None:
     assert all(one == found[0] for one in found) and found[0].finished
     assert found[0].losses == pytest.approx(alone.losses, abs=1e-6)

@@ -44,7 +44,7 @@ def real(shape: Shape) -> int:
 
 
 @settings(deadline=None, max_examples=60)
-@given(schema=schemas, layout=st.builds(Architecture, **layouts), dim=st.sampled_from([4, 8]))
+@given(schema=schemas, layout=st.builds(Architecture, **layouts), dim=st.sampled_from([1, 2, 4, 8]))
 def test_every_parameter_is_counted(schema: Schema, layout: Architecture, dim: int) -> None:
     shape = shape_of(layout, dim, schema, None)
     model = DLRM(shape)
@@ -60,7 +60,7 @@ def test_every_parameter_is_counted(schema: Schema, layout: Architecture, dim: i
 @settings(deadline=None, max_examples=60)
 @given(
     schema=schemas,
-    dims=st.lists(st.sampled_from([4, 8, 12]), min_size=1, max_size=4),
+    dims=st.lists(st.sampled_from([1, 2, 4, 8, 12]), min_size=1, max_size=4),
     compression=st.floats(1, 100),
     layout=st.fixed_dictionaries(layouts),
     foundation=st.integers(100, 200_000),
@@ -111,8 +111,23 @@ def test_where_it_cannot_the_largest_tables_are_cut() -> None:
     assert [table.rows for table in shape.tables] == [50, 50, 10]
 
 
+def test_where_no_dimension_is_named_the_likely_ones_are_tried() -> None:
+    """From the widest that leaves a row for every id; four of them at most."""
+    schema = make_schema([1000, 500], 0)
+    for numbers, dims in (
+        (800, [1, 2, 4, 8]),
+        (1700, [1, 2, 4, 8]),
+        (3300, [2, 4, 8, 16]),
+        (13_000, [8, 16]),
+        (99_999, [16]),
+    ):
+        shapes = solve(Student(compression=1, top=[4], interaction="none"), schema, numbers)
+        assert [shape.dim for shape in shapes] == dims
+    assert [shape.dim for shape in solve(Student(compression=1, dims=[4, 2]), schema, 99_999)] == [2, 4]
+
+
 def test_an_impossible_size_is_refused_with_the_account() -> None:
-    with pytest.raises(UserError, match=r"10 parameters .* too few even with 2 rows a table \(tables 24, .*top"):
+    with pytest.raises(UserError, match=r"10 parameters .* too few even with 2 rows a table \(tables 12, .*top"):
         solve(Student(compression=100), SCHEMA, 1000)
 
 

@@ -19,11 +19,14 @@ from typer.testing import CliRunner
 from recdistill import cli
 from recdistill.clicklog.schema import Dataset
 from recdistill.config import Job
+from recdistill.config.job import Method
 from recdistill.config.load import load_job
 from recdistill.files import read_json
+from recdistill.models.shape import Shape
 from recdistill.models.trainer import position_of
 from recdistill.nightly.night import night, whole_night
 from recdistill.nightly.registry import registry
+from recdistill.stages import Stages
 from recdistill.teachers.shards import TeacherCache
 
 JOB = Path(__file__).parents[2] / "pipelines" / "jobs" / "nightly.yaml"
@@ -108,6 +111,19 @@ def test_student_and_routers_begin_at_those_before(three_nights: tuple[Path, lis
         position_of(service / "nights" / day / "stages" / place / "training").losses[0] for day in (FIRST, SECOND)
     )
     assert second < first - 0.02
+
+
+def test_a_nights_students_are_of_one_shape(service: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though another would suit `alone` better: the next night's tables begin at these."""
+
+    def size(stages: Stages) -> dict[Method, Shape]:
+        (shape,) = stages.fitting()
+        return {"alone": shape.model_copy(update={"dim": 2}), "diverse": shape}
+
+    monkeypatch.setattr(Stages, "size", size)
+    folder = night(job, FIRST, service, upto="distill")
+    dims = [read_json(path)["shape"]["dim"] for path in folder.glob("*/*/model.json")]
+    assert dims == [4, 4]
 
 
 def test_a_night_run_again_is_the_same_night(service: Path, job: Job) -> None:
