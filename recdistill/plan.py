@@ -63,6 +63,7 @@ def _account(name: str, shape: Shape, batch_size: int, world: int) -> dict[str, 
 
     A rank holds most while it trains, or at the beginning, when the model is there as it was built, whole, beside the
     rank's shards of it; on a machine with GPUs the whole one is in the machine's own memory.
+    Rows are those that are stored, several narrow vectors to one.
     """
     whole = FLOAT * shape.parameters()
     found = {"model": name, "parameters": shape.parameters(), "whole": whole}

@@ -1,6 +1,6 @@
 """The committee's stages: teachers are taught, and asked about every row that somebody will learn from.
 
-teach -> recombine -> (route, in `learning`) -> cache -> label
+tune_teachers -> teach -> recombine -> (route, in `learning`) -> cache -> label
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from recdistill.clicklog.batches import Rows
 from recdistill.clicklog.recombine import recombine
 from recdistill.clicklog.schema import Dataset
 from recdistill.clicklog.sources import find
@@ -25,7 +26,7 @@ from recdistill.teachers.routes import Routed
 from recdistill.teachers.shards import CONTRACT, TeacherCache
 from recdistill.teachers.shelf import Shelf
 from recdistill.teachers.versions import FINAL, Version, chains, labeller, recombined_split, versions
-from recdistill.teachers.work import cache_teacher, domain_of, earlier_version, label_rows, teach_chain
+from recdistill.teachers.work import cache_teacher, domain_of, earlier_version, label_rows, teach_chain, try_teacher
 
 
 class Teaching:
@@ -61,15 +62,13 @@ class Teaching:
         return [version.within(domain) for version in versions(self.job.teachers, self.dataset)]
 
     def teach(self) -> Path:
-        units = []
-        for name in self.members:
-            member = self.job.teachers.members[name]
-            if isinstance(member, FileTeacher):
-                continue
+        units, tuned = [], self._tuned()
+        for name in self._askable:
+            member = tuned.get(name, self.job.teachers.members[name])
             for chain in chains(self.versions(name)):
                 inputs: dict[str, Any] = {
                     "dataset": self.dataset.fingerprint,
-                    "teacher": member.model_dump(mode="json"),
+                    "teacher": member.model_dump(mode="json", exclude={"embedding_rates"}),
                     "versions": [repr(version) for version in chain],
                 }
                 if self.earlier and (begin := earlier_version(self.earlier[0] / name, chain[0].name)):
@@ -81,6 +80,35 @@ class Teaching:
         for left in folder.glob(f"*/*/{CHECKPOINTS}"):  # a kill left them
             shutil.rmtree(left)
         return folder
+
+    def _tuned(self) -> dict[str, DlrmTeacher]:
+        """The members that have rates to choose from, with the one that did best on validation rows."""
+        tried: dict[str, list[DlrmTeacher]] = {}
+        units = []
+        for name, member in self.job.teachers.members.items():
+            if not isinstance(member, DlrmTeacher) or not member.embedding_rates:
+                continue
+            domain = domain_of(member, self.dataset)
+            for rate in member.embedding_rates:
+                spec = member.model_copy(update={"train": member.train.model_copy(update={"embedding_rate": rate})})
+                version = Version(f"rate-{rate:g}", Rows("train", domain=domain), ())
+                unit = f"{name}/{version.name}"
+                inputs = {
+                    "dataset": self.dataset.fingerprint,
+                    "teacher": spec.model_dump(mode="json", exclude={"embedding_rates"}),
+                    "version": repr(version),
+                }
+                units.append(Unit(unit, inputs, (spec, self.dataset.root, version, f"tune_teachers {unit}")))
+                tried.setdefault(name, []).append(spec)
+        if not units:
+            return {}
+        folder = self.run.units("tune_teachers", try_teacher, units)
+
+        def ne(name: str, spec: DlrmTeacher) -> float:
+            record = folder / name / f"rate-{spec.train.embedding_rate:g}" / "teacher.json"
+            return float(read_json(record)["validation_ne"])
+
+        return {name: min(specs, key=lambda spec: ne(name, spec)) for name, specs in tried.items()}
 
     def recombine(self) -> Dataset | None:
         """Rows that nobody was shown."""

@@ -146,6 +146,22 @@ def test_who_hears_teachers_and_who_does_not_have_the_size_that_suits_them(copy:
         assert read_json(copy / "student" / "model.json")["shape"]["dim"] == int(taught.removeprefix("dim-"))
 
 
+def test_a_teacher_learns_at_the_rate_that_did_best(copy: Path, go: Go) -> None:
+    rates, taught = "teachers.members.foundation.embedding_rates=[0.05, 0.5]", copy / "stages" / "teach" / "foundation"
+    before = read_json(taught / "final" / "teacher.json")["fingerprint"]  # it learned at 0.05
+    trials = copy / "stages" / "tune_teachers" / "foundation"
+    go(copy, rates, upto="teach")
+    assert {path.parent.name: path.name for path in trials.glob("*/*") if path.name != "_SUCCESS"} == {
+        f"rate-{rate}": "teacher.json" for rate in ("0.05", "0.5")
+    }
+    assert read_json(trials / "rate-0.05" / "teacher.json")["validation_ne"] < 1
+    for best, same in ((0.05, True), (0.5, False)):
+        for rate in (0.05, 0.5):
+            edit(trials / f"rate-{rate}" / "teacher.json", validation_ne=0.5 + (rate != best))
+        go(copy, rates, upto="teach")
+        assert (read_json(taught / "final" / "teacher.json")["fingerprint"] == before) is same
+
+
 def test_the_student_is_the_best_of_those_that_were_taught(copy: Path, go: Go) -> None:
     distilled = copy / "stages" / "distill"
     edit(distilled / "alone" / "seed-0" / "training.json", validation_ne=0.1)

@@ -67,6 +67,16 @@ class DlrmTeacher(_Member, Architecture):
     dim: Annotated[int, Field(ge=4, multiple_of=4)] = 64
     seed: int = Field(0, ge=0)
     train: Train = Train()
+    embedding_rates: list[Rate] = []
+    """Rates of its tables to choose from, in place of `train.embedding_rate`: with each it is trained once on all
+    training rows, and validation NE decides. Logs differ by ten times in the rate that they want."""
+
+    @field_validator("embedding_rates")
+    @classmethod
+    def _each_once(cls, value: list[float]) -> list[float]:
+        if len(set(value)) < len(value):
+            raise ValueError("`embedding_rates` must not repeat a rate")
+        return value
 
 
 class SklearnTeacher(_Member):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from recdistill.evaluate.gap import NO_GAP
 from recdistill.evaluate.lineup import ALONE
 
 ENOUGH_ROWS = 1000
@@ -38,6 +39,11 @@ def _on_rows(report: dict[str, Any]) -> Iterator[str]:
     for metric, stat in report["gap"].items():
         if stat.get("reason"):
             yield f"{metric.upper()}: {stat['reason']}."
+    if all(str(stat.get("reason")).startswith(NO_GAP) for stat in report["gap"].values()):
+        yield (
+            "A student of this size needs no teachers to be about as good as the foundation: compare the metrics "
+            "themselves, compress more (student.compression), or make the foundation stronger."
+        )
 
 
 def _on_models(report: dict[str, Any]) -> Iterator[str]:

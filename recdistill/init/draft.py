@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from recdistill.config.base import NAME
 from recdistill.config.dataset import RESERVED, Bucket, Dense, Split
+from recdistill.config.job import Tune
 from recdistill.config.models import DlrmTeacher, Student, Train
 from recdistill.errors import UserError
 from recdistill.evaluate.metrics import Array
@@ -37,6 +38,7 @@ class Draft:
         student: fits the log.
         teacher: the foundation.
         training: how students learn.
+        tune: what is tried first.
         doubts: sentences.
         columns: profiles by column.
         of_the_item: the item's feature and those that go with it, where rows can be recombined; else empty.
@@ -51,6 +53,7 @@ class Draft:
     teacher: DlrmTeacher
     student: Student
     training: Train
+    tune: Tune
     doubts: list[str]
     columns: dict[str, Profile]
     of_the_item: list[str]
@@ -106,8 +109,8 @@ def draft(paths: list[str], label: str | None = None) -> Draft:
     new = "item" in found.subjects and time is not None and not comes_again(columns[found.subjects["item"]], time)
     news = new and split.by == "days"
     own = [] if new and not news else _of_the_item(features, columns, found.subjects)
-    training = choose_training(rows)
-    return Draft(sample, found, choices, features, split, teacher, student, training, doubts, columns, own, news)
+    training, tune = choose_training(rows)
+    return Draft(sample, found, choices, features, split, teacher, student, training, tune, doubts, columns, own, news)
 
 
 def _of_the_item(features: dict[str, Choice], columns: dict[str, Profile], subjects: dict[str, str]) -> list[str]:

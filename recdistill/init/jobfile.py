@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from recdistill.config.dataset import Bag, Dense, Single
-from recdistill.config.job import Job
+from recdistill.config.job import Job, Tune
 from recdistill.config.models import Train
 from recdistill.config.yaml12 import parse
 from recdistill.init.draft import Draft
@@ -195,6 +195,7 @@ def _models(draft: Draft) -> list[str]:
     ids = [draft.named(column) for column in draft.roles.subjects.values()]
     ids += [draft.history] if draft.history else []
     unknown = ", unknown: 0.3" if draft.news else ""
+    rates = f", embedding_rates: {teacher.embedding_rates}" if teacher.embedding_rates else ""
     lines = [
         "teachers:",
         *(
@@ -204,12 +205,13 @@ def _models(draft: Draft) -> list[str]:
         ),
         "  members:",
         "    foundation:",
-        f"      {{kind: dlrm, dim: {teacher.dim}, top: {teacher.top}, dropout: {teacher.dropout}{unknown}, "
-        f"train: &teacher {{batch_size: {train.batch_size}, epochs: {train.epochs}, patience: {train.patience}}}}}",
+        f"      {{kind: dlrm, dim: {teacher.dim}, top: {teacher.top}, dropout: {teacher.dropout}{unknown}{rates},",
+        f"       train: &teacher {{batch_size: {train.batch_size}, epochs: {train.epochs}, "
+        f"checks_per_epoch: {train.checks_per_epoch}, patience: {train.patience}}}}}",
     ]
     if len(ids) > 1:
         half = [width // 2 for width in teacher.top]
-        sizes = f"dim: {teacher.dim // 2}, top: {half}{unknown}, train: *teacher"
+        sizes = f"dim: {teacher.dim // 2}, top: {half}{unknown}{rates}, train: *teacher"
         lines.append(f"    ids: {{kind: dlrm, features: [{', '.join(ids)}], {sizes}}}")
     interaction = "" if student.interaction == "dot" else f", interaction: {student.interaction}"
     lines += [
@@ -217,19 +219,22 @@ def _models(draft: Draft) -> list[str]:
         f"student: {{compression: {student.compression:g}, top: {student.top}{interaction}{unknown}}}",
         "distill:",
         *_recombine(draft),
-        _training(draft.training),
+        *_training(draft.training, draft.tune),
     ]
     slices = [name for name, choice in draft.features.items() if isinstance(choice.kind, Single)]
     small = [name for name in slices if 2 <= draft.distinct(name) <= 20][:2]
     return [*lines, f"evaluate: {{slices: [{', '.join(small)}]}}   # reported apart"] if small else lines
 
 
-def _training(train: Train) -> str:
+def _training(train: Train, tune: Tune) -> list[str]:
     checks = f", checks_per_epoch: {train.checks_per_epoch}" if train.checks_per_epoch > 1 else ""
-    return (
+    lines = [
         f"  train: {{batch_size: {train.batch_size}, epochs: {train.epochs}{checks}, patience: {train.patience}, "
         f"embedding_rate: {train.embedding_rate}, dense_rate: {train.dense_rate}}}"
-    )
+    ]
+    if tune.trials > 1:
+        lines.append(f"  tune: {{trials: {tune.trials}, embedding_rate: {tune.embedding_rate}}}   # by each method")
+    return lines
 
 
 def _recombine(draft: Draft) -> list[str]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from recdistill.clicklog.schema import DenseColumn, Schema, Sparse, Table
 from recdistill.config.dataset import Bag, Bucket, Dense, Single
+from recdistill.config.job import Tune
 from recdistill.config.models import DlrmTeacher, Student, Train
 from recdistill.errors import UserError
 from recdistill.init.features import Choice
@@ -19,6 +20,10 @@ _TRAINED = 0.7
 """The share of the rows that at least trains."""
 SEEN, LEAST_EPOCHS, MOST_EPOCHS, CHECKS = 8_000_000, 2, 30, 8
 """Rows that a student learns from at most, over all epochs; bounds of these; checks that there are at least."""
+RATES = [0.02, 0.1]
+"""Rates of tables that models are tried with: logs want one or the other, and lose much by the wrong one."""
+TRIED = 2_000_000
+"""Rows of a log for which to try rates takes too long."""
 _MARGIN = 1.2
 """The whole log may hold fewer frequent values than the sample promises."""
 
@@ -32,11 +37,12 @@ def choose_teacher(rows: int) -> DlrmTeacher:
         dim, top, batch = 64, [128, 64], 1024
     if rows < 20_000:
         dim, top, batch = 16, [64, 32], 256
-    train = {"batch_size": batch, "epochs": 5, "patience": 1}
-    return DlrmTeacher.model_validate({"kind": "dlrm", "dim": dim, "top": top, "dropout": 0.2, "train": train})
+    train = {"batch_size": batch, "epochs": 5, "checks_per_epoch": 4, "patience": 3}
+    spec = {"kind": "dlrm", "dim": dim, "top": top, "dropout": 0.2, "train": train}
+    return DlrmTeacher.model_validate({**spec, "embedding_rates": RATES if rows < TRIED else []})
 
 
-def choose_training(rows: int) -> Train:
+def choose_training(rows: int) -> tuple[Train, Tune]:
     """How a student learns a log of about so many rows: until it learns no more, or has seen some millions of them.
 
     Rates, and epochs at that rate, are what students of the ready jobs were found to want: fewer leave a small student
@@ -44,14 +50,15 @@ def choose_training(rows: int) -> Train:
     """
     epochs = min(MOST_EPOCHS, max(LEAST_EPOCHS, round(SEEN / rows)))
     batch = 256 if rows < 20_000 else 1024 if rows < 2_000_000 else 4096
-    return Train(
+    train = Train(
         batch_size=batch,
         epochs=epochs,
         checks_per_epoch=max(1, CHECKS // epochs),
         patience=3,
-        embedding_rate=0.1,
+        embedding_rate=RATES[-1],
         dense_rate=3e-3,
     )
+    return train, Tune(trials=len(RATES), embedding_rate=RATES) if rows < TRIED else Tune()
 
 
 def choose_student(

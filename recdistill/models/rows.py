@@ -45,7 +45,7 @@ class RowMap:
         Rows of like frequency share a row, as they share row-wise Adagrad's sum of squares.
         """
         features, fold = len(self.features), self.fold
-        numbered = rows % fold * self.height + rows // fold
+        numbered = (rows & fold - 1) * self.height + (rows >> fold.bit_length() - 1)  # a fold is a power of two
         blocks = torch.full((features,), self.height, dtype=rows.dtype, device=rows.device)
         lengths, rows, *_ = torch.ops.fbgemm.block_bucketize_sparse_features(
             lengths, numbered, False, False, blocks, fold, None

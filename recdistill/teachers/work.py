@@ -24,6 +24,21 @@ from recdistill.teachers.shelf import Shelf
 from recdistill.teachers.versions import FINAL, Version
 
 
+def try_teacher(folder: Path, mark: str, spec: DlrmTeacher, dataset: Path, version: Version, label: str) -> None:
+    """Trains a version to see how good it becomes; only its record remains, `teacher.json` in `folder`."""
+
+    def train(work: Path) -> None:
+        train_dlrm(spec, Dataset(dataset), version, None, work, label)
+        if ranks.leads():
+            for part in work.iterdir():
+                if part.is_dir():
+                    shutil.rmtree(part)
+                elif part.name != "teacher.json":
+                    part.unlink()
+
+    once(folder, mark, train)
+
+
 def teach_chain(
     folder: Path,
     mark: str,

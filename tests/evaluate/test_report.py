@@ -225,6 +225,7 @@ def test_a_student_that_skips_a_row_is_refused(make_world):
             {"models": {name: {"role": "student", "parameters": 9 + (name == "mean")} for name in ("mean", "diverse")}},
             "Students differ in size (9 to 10 parameters)",
         ),
+        ({"gap": {metric: {"reason": "no gap to recover: -1"} for metric in ("auc", "ne")}}, "needs no teachers"),
     ],
 )
 def test_warns_of_what_weakens_it(change, words):
@@ -237,3 +238,15 @@ def test_warns_of_what_weakens_it(change, words):
     }
     assert caveats(fine) == []
     assert any(words in sentence for sentence in caveats({**fine, **change}))
+
+
+def test_one_metric_without_a_gap_is_not_a_student_that_needs_no_teachers():
+    gap = {"auc": {"mean": 0.1}, "ne": {"reason": "no gap to recover: -1"}}
+    report = {
+        "regime": "out_of_fold",
+        "seeds": list(range(5)),
+        "dataset": {"test_positives": 1000, "rows": {"test": 5000}},
+    }
+    assert caveats({**report, "gap": gap, "models": {"alone": {"role": "student", "parameters": 10}}}) == [
+        "NE: no gap to recover: -1."
+    ]
