@@ -52,6 +52,8 @@ class Learning(Teaching):
         fitting, job = self.fitting(), self.job.distill
         for shape in (*([self.foundation] if self.foundation else []), *fitting):
             self.progress.stage(f"  {shape.told()}")
+        if len(fitting) == 1:
+            return dict.fromkeys(job.methods, fitting[0])
         deciding = {method: method if method == "alone" else self._first_taught for method in job.methods}
         trials = {
             method: [
@@ -62,8 +64,6 @@ class Learning(Teaching):
             ]
             for method in dict.fromkeys(deciding.values())
         }
-        if len(fitting) == 1:
-            return dict.fromkeys(job.methods, fitting[0])
         folder = self.run.units("size", distill_unit, [unit for units in trials.values() for unit in units])
         best = {method: best_of([folder / unit.name for unit in units]) for method, units in trials.items()}
         return {method: fitting[best[decider]] for method, decider in deciding.items()}

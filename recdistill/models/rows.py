@@ -14,6 +14,9 @@ from torchrec import KeyedJaggedTensor, KeyedTensor
 
 from recdistill.models.shape import Shape, TableShape
 
+_BLOCK = 1 << 40
+"""More rows than any table has: a row that its table does not have must not become one of another place."""
+
 
 class RowMap:
     """What `shape`'s tables look up for a dataset's bags."""
@@ -26,7 +29,6 @@ class RowMap:
         self.shared = torch.tensor([_shared(table) for table in tables])
         self.features, self.dim, self.fold = shape.sparse, shape.dim, shape.fold
         self.keys = [key for name in shape.sparse for key in shape.keys(name)]
-        self.height = max(shape.height(table) for table in tables)
 
     def __call__(self, sparse: KeyedJaggedTensor) -> KeyedJaggedTensor:
         """The same bags, of rows: keys are those of the tables."""
@@ -45,8 +47,8 @@ class RowMap:
         Rows of like frequency share a row, as they share row-wise Adagrad's sum of squares.
         """
         features, fold = len(self.features), self.fold
-        numbered = (rows & fold - 1) * self.height + (rows >> fold.bit_length() - 1)  # a fold is a power of two
-        blocks = torch.full((features,), self.height, dtype=rows.dtype, device=rows.device)
+        numbered = (rows & fold - 1) * _BLOCK + (rows >> fold.bit_length() - 1)  # a fold is a power of two
+        blocks = torch.full((features,), _BLOCK, dtype=rows.dtype, device=rows.device)
         lengths, rows, *_ = torch.ops.fbgemm.block_bucketize_sparse_features(
             lengths, numbered, False, False, blocks, fold, None
         )

@@ -110,9 +110,10 @@ class Tables:
         if beyond.any():
             at = int(beyond.argmax())
             feature = int(np.searchsorted(offsets[::batch], at, side="right")) - 1
+            name = self.features[feature].partition("@")[0]
             raise UserError(
-                f"feature {self.features[feature]!r}: id {ids[at]} is not one of the {self.rows[feature]:,} rows of "
-                "its table; these rows were not encoded by the model's dataset: ingest again"
+                f"feature {name!r}: id {ids[at]} is not one of the {self.rows[feature]:,} rows of its table; these "
+                "rows were not encoded by the model's dataset: ingest again"
             )
         return counts
 

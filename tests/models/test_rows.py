@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,6 +58,15 @@ def test_shared_rows_are_used_evenly() -> None:
 def test_a_shape_with_a_row_for_every_id_maps_nothing() -> None:
     sparse = bags([5, 9], [[1, 2], [8]])
     assert RowMap(cut_shape([5, 9], 9))(sparse) is sparse
+
+
+@pytest.mark.parametrize("beyond", [-1, 12, 2**33])
+@pytest.mark.parametrize("dim", [1, 2])
+def test_an_id_that_its_table_does_not_have_stays_one(dim: int, beyond: int) -> None:
+    shape = cut_shape([9, 8], 9, dim)
+    mapped = RowMap(shape)(bags([9, 8], [[beyond], [3]]))
+    (row,) = torch.cat([mapped[key].values() for key in shape.keys("f0")]).tolist()
+    assert row not in range(shape.height(shape.tables[0]))
 
 
 @settings(deadline=None, max_examples=50)
