@@ -90,8 +90,7 @@ def draft(paths: list[str], label: str | None = None) -> Draft:
     columns = {name: profile(name, sample.table[name].combine_chunks()) for name in sample.table.column_names}
     found = assign(columns, label, where, sample.whole)
     time = instants(columns[found.time.column], found.time.unit) if found.time else None
-    rows = sample.rows or sample.table.num_rows
-    choices = _choices(columns, found, time, rows)
+    choices = _choices(columns, found, time, sample.rows)
     features = _name({choice.column: choice for choice in choices if choice.kind is not None})
     if not features:
         reasons = "; ".join(f"{choice.column}: {choice.reason}" for choice in choices)[:300] or "no other column"
@@ -100,16 +99,16 @@ def draft(paths: list[str], label: str | None = None) -> Draft:
     features = _with_an_id(features, columns)
     kept = {choice.column for choice in features.values()}
     found.subjects = {role: column for role, column in found.subjects.items() if column in kept}
-    split, found.time, said = choose_split(found, columns, time, sample, rows)
+    split, found.time, said = choose_split(found, columns, time, sample)
     if found.time is not None and leaks.alone(columns[found.time.column], found.positive) > leaks.SUSPICIOUS:
         said.append(f"the label follows {found.time.column}: is the log sorted by its label?")
-    teacher = choose_teacher(rows)
+    teacher = choose_teacher(sample.rows)
     student, small = choose_student(features, columns, teacher)
     doubts = [*_about_columns(choices, True), *doubts, *found.doubts, *said, *small, *_about_columns(choices, False)]
     new = "item" in found.subjects and time is not None and not comes_again(columns[found.subjects["item"]], time)
     news = new and split.by == "days"
     own = [] if new and not news else _of_the_item(features, columns, found.subjects)
-    training, tune = choose_training(rows)
+    training, tune = choose_training(sample.rows)
     return Draft(sample, found, choices, features, split, teacher, student, training, tune, doubts, columns, own, news)
 
 

@@ -21,7 +21,7 @@ LINES = 60
 _WIDTH, _WIDEST = 112, 1000
 """Characters of a line; a YAML key may have 1,024."""
 _FEATURE_LINES = 16
-_COMMENTS = [(10, 8), (3, 3)]
+_COMMENTS = [(10, 8), (3, 3), (2, 2)]
 """How many doubts, and how many reasons for leaving columns out, are written down: fewer where lines are short."""
 _NUMBERED = re.compile(r"^(.*?)(0|[1-9]\d*)$")
 

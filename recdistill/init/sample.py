@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from recdistill.clicklog.sources import Source, column_names, find, open_parquet, read
+from recdistill.clicklog.sources import Source, column_names, find, open_bytes, open_parquet, read
 from recdistill.clicklog.values import drop_nulls
 from recdistill.config.dataset import Files
 from recdistill.errors import UserError
+from recdistill.init.dialect import HEAD_BYTES
 
 ROWS = 100_000
 """Rows that are looked at."""
@@ -27,18 +28,15 @@ class Sample:
         files: how the log is read.
         sources: every file of the log.
         table: the rows; text columns of a text log are strings, missing values are null.
-        rows: how many rows the log has; None where only reading it all would tell.
+        rows: about how many rows the log has; exactly, where it is Parquet or `whole`.
+        whole: the sample is the whole log.
     """
 
     files: Files
     sources: list[Source]
     table: pa.Table
-    rows: int | None
-
-    @property
-    def whole(self) -> bool:
-        """Whether the sample is the whole log."""
-        return self.rows == self.table.num_rows
+    rows: int
+    whole: bool
 
 
 def take(files: Files) -> Sample:
@@ -66,7 +64,8 @@ def take(files: Files) -> Sample:
     table = _joined([table for table in tables if table is not None], files)
     if table is None or not table.num_rows:
         raise UserError(f"{sources[0].path}: the log has no rows")
-    return Sample(files, sources, table, table.num_rows if ended else _counted(sources, files))
+    rows = table.num_rows if ended else max(table.num_rows, _counted(sources))
+    return Sample(files, sources, table, rows, ended)
 
 
 def _spread(count: int) -> list[int]:
@@ -118,12 +117,18 @@ def _joined(tables: list[pa.Table], files: Files) -> pa.Table | None:
         raise UserError(f"the log's files disagree about a column ({said}); make them alike") from None
 
 
-def _counted(sources: list[Source], files: Files) -> int | None:
-    """Rows of a Parquet log, from its files' footers."""
-    if any(source.format != "parquet" for source in sources):
-        return None
-    rows = 0
-    for source in sources:
-        with open_parquet(source) as file:
-            rows += file.metadata.num_rows
-    return rows
+def _counted(sources: list[Source]) -> int:
+    """Rows by Parquet files' footers; of text files, as many as their bytes hold of rows like their first."""
+    rows, packed, seen, lines = 0, 0.0, 0, 0
+    for at, source in enumerate(sources):
+        if source.format == "parquet":
+            with open_parquet(source) as file:
+                rows += file.metadata.num_rows
+            continue
+        packed += source.path.stat().st_size
+        if at in _spread(len(sources)):
+            with open_bytes(source) as stream:
+                head = stream.read(HEAD_BYTES)
+            lines += head.count(b"\n")
+            seen += len(pa.Codec(source.codec).compress(head)) if source.codec else len(head)
+    return rows + round(packed / max(1, seen) * lines)

@@ -21,7 +21,7 @@ _TENTH = {"validation": 0.1, "test": 0.1}
 
 
 def choose_split(
-    found: Roles, columns: dict[str, Profile], time: Array | None, sample: Sample, rows: int
+    found: Roles, columns: dict[str, Profile], time: Array | None, sample: Sample
 ) -> tuple[Split, Time | None, list[str]]:
     """By days where there are enough full ones, by each user's order, by the log's order, or at random.
 
@@ -30,7 +30,6 @@ def choose_split(
         columns: profiles of the sample.
         time: the sampled rows' times or ranks, where there is such a column.
         sample: the sample.
-        rows: about how many rows the log has.
 
     Returns:
         The split, the time as it is best read for it, and doubts.
@@ -42,7 +41,7 @@ def choose_split(
         return Split(by="random", **_TENTH), None, [said]
     if found.time.unit != "order":
         days, span = len(np.unique(time // DAY)), int(np.ptp(time)) // DAY + 1
-        if days >= 4 and (span <= _MANY_DAYS or rows / span >= _ROWS_A_DAY):
+        if days >= 4 and (span <= _MANY_DAYS or sample.rows / span >= _ROWS_A_DAY):
             return Split(by="days", validation=1, test=1 if days < 8 else 2), found.time, []
     user = found.subjects.get("user")
     if user and "item" in found.subjects and len(time) / columns[user].distinct >= _ROWS_A_USER:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,9 +29,18 @@ def test_parquet_is_sampled_from_first_to_last_row_group(few: None, log: Callabl
     assert times[0] < 1_767_225_600 + 86_400 and times[-1] > 1_767_225_600 + 2 * 86_400
 
 
-def test_text_is_sampled_at_its_head_and_not_counted(few: None, log: Callable[..., Path]) -> None:
-    found = take(Files(paths=[str(log())]))
-    assert found.table.num_rows == 80 and found.rows is None
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
+def test_text_is_sampled_at_its_head_and_its_rows_are_told_by_its_bytes(
+    few: None, log: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    text = log().read_bytes()
+    path = tmp_path / f"packed.{suffix}"
+    path.write_bytes(gzip.compress(text) if suffix.endswith("gz") else text)
+    monkeypatch.setattr(sample, "HEAD_BYTES", 4096)
+    assert len(text) > 3 * 4096
+    found = take(Files(paths=[str(path)]))
+    assert found.table.num_rows == 80 and not found.whole
+    assert found.rows == pytest.approx(600, rel=0.1 if suffix == "csv" else 0.3)
 
 
 def test_every_file_gives_a_part(few: None, log: Callable[..., Path]) -> None:
