@@ -78,7 +78,8 @@ def _account(name: str, shape: Shape, batch_size: int, world: int) -> dict[str, 
         rows = [0] * world
         for rank, shard in zip(cut.ranks, cut.sharding_spec.shards, strict=True):
             rows[rank] += shard.shard_sizes[0]
-        tables.append({"table": table.name, "rows": sum(rows), "sharding": cut.sharding_type, "rows_of_rank": rows})
+        stored = shape.height(table)
+        tables.append({"table": table.name, "rows": stored, "sharding": cut.sharding_type, "rows_of_rank": rows})
     each = [_bytes(shape, tables, batch_size, world, rank) for rank in range(world)]
     state = max(sum(one.values()) - one["batch"] for one in each)
     training = max(sum(one.values()) for one in each)

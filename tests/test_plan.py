@@ -19,6 +19,7 @@ from recdistill.models import sharding
 from recdistill.models.dlrm import DLRM
 from recdistill.models.shape import shape_of
 from recdistill.models.sharding import quiet, shard
+from recdistill.models.size import solve
 from recdistill.models.task import ClickModel
 from recdistill.plan import plan_job
 
@@ -93,12 +94,19 @@ def test_the_tables_are_those_of_the_dataset(ingested: Path, tmp_path: Path) -> 
     assert all(4 * student["parameters"] <= foundation["parameters"] for student in students)
 
 
-def test_the_bytes_are_those_that_a_rank_then_holds(ingested: Path, tmp_path: Path) -> None:
-    job = job_of(JOB, tmp_path)
-    planned = plan_job(job, ingested, 1)["models"][0]["bytes"][0]
+@pytest.mark.parametrize("dim", [None, 2])
+def test_the_bytes_are_those_that_a_rank_then_holds(ingested: Path, tmp_path: Path, dim: int | None) -> None:
+    """Of the foundation, and of a student with two vectors to a row."""
+    job = job_of(JOB, tmp_path, *([f"student.dims=[{dim}]"] if dim else []))
+    found = plan_job(job, ingested, 1)["models"][-1 if dim else 0]
+    planned = found["bytes"][0]
     member = job.teachers.members["foundation"]
     assert isinstance(member, DlrmTeacher)
-    model = ClickModel(DLRM(shape_of(member, 16, Dataset(ingested / "stages" / "ingest").schema, None)))
+    schema = Dataset(ingested / "stages" / "ingest").schema
+    shape = solve(job.student, schema, found["parameters"] * 4)[0] if dim else shape_of(member, 16, schema, None)
+    assert shape.parameters() == found["parameters"]
+    assert [table["rows"] for table in found["tables"]] == [shape.height(table) for table in shape.tables]
+    model = ClickModel(DLRM(shape))
     with quiet():
         sharded, optimizer = shard(model, member.train)
     tables = [value for value in sharded.state_dict().values() if hasattr(value, "local_shards")]

@@ -1,4 +1,4 @@
-"""The units of the stages `teach` and `cache`: one chain of versions, one teacher's cache."""
+"""The units of the stages `tune_teachers`, `teach` and `cache`: a trial, one chain of versions, one teacher's cache."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from tests.jobs import over_simulated
 STAGES = (
     "simulate",
     "ingest",
+    "tune_teachers",
     "teach",
     "recombine",
     "route",
@@ -31,9 +32,11 @@ teachers:
   regime: prequential
   route: {curve: [0.5]}
   members:
-    foundation: {kind: dlrm, dim: 16, bottom: [8], top: [16, 8], dropout: 0.1, train: {epochs: 2, batch_size: 256}}
+    foundation:
+      {kind: dlrm, dim: 16, bottom: [8], top: [16, 8], dropout: 0.1, embedding_rates: [0.05, 0.1],
+       train: {epochs: 2, batch_size: 256}}
     trees: {kind: sklearn, params: {max_iter: 5}}
-student: {top: [8], compression: 3, dims: [4, 8]}
+student: {top: [8], compression: 3, dims: [2, 8]}
 distill:
   methods: [alone, diverse]
   seeds: [0]
