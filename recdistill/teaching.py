@@ -83,15 +83,14 @@ class Teaching:
 
     def _tuned(self) -> dict[str, DlrmTeacher]:
         """The members that have rates to choose from, with the one that did best on validation rows."""
-        tried: dict[str, list[DlrmTeacher]] = {}
+        tried: dict[str, dict[str, DlrmTeacher]] = {}
         units = []
         for name, member in self.job.teachers.members.items():
-            if not isinstance(member, DlrmTeacher) or not member.embedding_rates:
+            if not isinstance(member, DlrmTeacher):
                 continue
-            domain = domain_of(member, self.dataset)
             for rate in member.embedding_rates:
                 spec = member.model_copy(update={"train": member.train.model_copy(update={"embedding_rate": rate})})
-                version = Version(f"rate-{rate:g}", Rows("train", domain=domain), ())
+                version = Version(f"rate-{rate}", Rows("train", domain=domain_of(member, self.dataset)), ())
                 unit = f"{name}/{version.name}"
                 inputs = {
                     "dataset": self.dataset.fingerprint,
@@ -99,16 +98,15 @@ class Teaching:
                     "version": repr(version),
                 }
                 units.append(Unit(unit, inputs, (spec, self.dataset.root, version, f"tune_teachers {unit}")))
-                tried.setdefault(name, []).append(spec)
+                tried.setdefault(name, {})[unit] = spec
         if not units:
             return {}
         folder = self.run.units("tune_teachers", try_teacher, units)
 
-        def ne(name: str, spec: DlrmTeacher) -> float:
-            record = folder / name / f"rate-{spec.train.embedding_rate:g}" / "teacher.json"
-            return float(read_json(record)["validation_ne"])
+        def ne(unit: str) -> float:
+            return float(read_json(folder / unit / "teacher.json")["validation_ne"])
 
-        return {name: min(specs, key=lambda spec: ne(name, spec)) for name, specs in tried.items()}
+        return {name: specs[min(specs, key=ne)] for name, specs in tried.items()}
 
     def recombine(self) -> Dataset | None:
         """Rows that nobody was shown."""

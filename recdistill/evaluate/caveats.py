@@ -11,6 +11,8 @@ from recdistill.evaluate.lineup import ALONE
 ENOUGH_ROWS = 1000
 """Of each class: fewer make a small test set."""
 ENOUGH_SEEDS = 5
+NEAR = 0.01
+"""Of their parameters, by which students within one budget may differ: cut tables leave some over."""
 
 
 def caveats(report: dict[str, Any]) -> list[str]:
@@ -49,5 +51,10 @@ def _on_rows(report: dict[str, Any]) -> Iterator[str]:
 def _on_models(report: dict[str, Any]) -> Iterator[str]:
     students = {name: model["parameters"] for name, model in report["models"].items() if model["role"] == "student"}
     sizes = [size for name, size in students.items() if name != ALONE] or list(students.values())
+    if abs(students.get(ALONE, sizes[0]) - sizes[0]) > NEAR * sizes[0]:
+        yield (
+            f"The student trained alone has {students[ALONE]:,} parameters and the others {sizes[0]:,}: within one "
+            "budget, each has the width that did best on validation rows."
+        )
     if min(sizes) < max(sizes):
         yield f"Students differ in size ({min(sizes):,} to {max(sizes):,} parameters): their metrics do not compare."

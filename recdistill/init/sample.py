@@ -119,14 +119,14 @@ def _joined(tables: list[pa.Table], files: Files) -> pa.Table | None:
 
 def _counted(sources: list[Source]) -> int:
     """Rows by Parquet files' footers; of text files, as many as their bytes hold of rows like their first."""
-    rows, packed, seen, lines = 0, 0.0, 0, 0
+    rows, packed, seen, lines, looked_at = 0, 0, 0, 0, _spread(len(sources))
     for at, source in enumerate(sources):
         if source.format == "parquet":
             with open_parquet(source) as file:
                 rows += file.metadata.num_rows
             continue
         packed += source.path.stat().st_size
-        if at in _spread(len(sources)):
+        if at in looked_at:
             with open_bytes(source) as stream:
                 head = stream.read(HEAD_BYTES)
             lines += head.count(b"\n")

@@ -225,6 +225,15 @@ def test_a_student_that_skips_a_row_is_refused(make_world):
             {"models": {name: {"role": "student", "parameters": 9 + (name == "mean")} for name in ("mean", "diverse")}},
             "Students differ in size (9 to 10 parameters)",
         ),
+        (
+            {
+                "models": {
+                    "alone": {"role": "student", "parameters": 98},
+                    "mean": {"role": "student", "parameters": 100},
+                }
+            },
+            "alone has 98 parameters and the others 100",
+        ),
         ({"gap": {metric: {"reason": "no gap to recover: -1"} for metric in ("auc", "ne")}}, "needs no teachers"),
     ],
 )
