@@ -1,16 +1,17 @@
 """Tables in a processor's own memory: ids are looked at before they are learned, and the faster row-wise Adagrad.
 
-fbgemm's kernel for CPUs takes some 60 ns for a row that a batch touches on one processor, and seven times that on
-another, where it waits at each change between two vector units. To sort, sum and update with numpy and torch takes 120
-ns on both (tests/benchmarks/results/tables.md). So each process measures once which is faster on its own. Nothing else
-changes: tables and sums of squares are fbgemm's own, where TorchRec shards, saves and loads them, and the numbers are
-the same but for rounding.
+fbgemm's kernel for CPUs takes some 60 ns for a row that a batch touches on AMD's processors, and seven times that on
+Intel's, which wait at each change between two vector units. To sort, sum and update with numpy and torch takes 120 ns
+on both (tests/benchmarks/results/tables.md). So who made the processor decides; to measure it in each process would let
+a busy moment choose, and the last digits of a run would be others in the next one. Nothing else changes: tables and
+sums of squares are fbgemm's own, where TorchRec shards, saves and loads them, and the numbers are the same but for
+rounding.
 """
 
 from __future__ import annotations
 
-import time
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,7 @@ from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 
 from recdistill.errors import UserError
 
-CLEARLY = 1.5
-"""Times as fast as fbgemm's that our step must be to take its place: so that no disturbance decides."""
+PROCESSOR = Path("/proc/cpuinfo")
 
 
 def learn_here(sharded: nn.Module, alone: bool) -> None:
@@ -192,14 +192,11 @@ class _Sums(torch.autograd.Function):
 
 @cache
 def ours_is_faster() -> bool:
-    """Whether our step takes clearly less time than fbgemm's on this processor; measured once, in some 20 ms."""
-    with torch.random.fork_rng(devices=[]):
-        ids, offsets, gradient = torch.randperm(1 << 13), torch.arange((1 << 13) + 1), torch.ones(1 << 13, 8)
-        ours, theirs = (Tables(group([1 << 13], 8), [""], ours) for ours in (True, False))
-        # In turn, so that whoever disturbs one of them disturbs both.
-        seconds = [[_timed(tables, ids, offsets, gradient) for tables in (ours, theirs)] for _ in range(5)]
-    mine, fbgemm = map(min, zip(*seconds, strict=True))
-    return mine * CLEARLY < fbgemm
+    """Whether our step takes clearly less time than fbgemm's on this processor: a quarter of it on Intel's."""
+    try:
+        return "GenuineIntel" in PROCESSOR.read_text()
+    except OSError:
+        return False
 
 
 def group(rows: list[int], dim: int, pooling: PoolingMode = PoolingMode.SUM) -> SplitTableBatchedEmbeddingBagsCodegen:
@@ -211,9 +208,3 @@ def group(rows: list[int], dim: int, pooling: PoolingMode = PoolingMode.SUM) -> 
         learning_rate=0.1,
         eps=1e-8,
     )
-
-
-def _timed(tables: Tables, ids: Tensor, offsets: Tensor, gradient: Tensor) -> float:
-    begun = time.perf_counter()
-    tables(ids, offsets).backward(gradient)
-    return time.perf_counter() - begun
