@@ -90,7 +90,7 @@ def _account(name: str, shape: Shape, batch_size: int, world: int) -> dict[str, 
 
 def _bytes(shape: Shape, tables: list[dict[str, Any]], batch_size: int, world: int, rank: int) -> dict[str, int]:
     """What one rank holds while it trains, by purpose; tables are under row-wise Adagrad: one number a row."""
-    features = {table.name: len(table.features) for table in shape.tables}
+    features = {table.name: sum(len(shape.keys(name)) for name in table.features) for table in shape.tables}
     rows = sum(table["rows_of_rank"][rank] for table in tables)
     looked_up = sum(features[table["table"]] for table in tables if table["rows_of_rank"][rank])
     return {
@@ -109,7 +109,7 @@ def _batch_bytes(shape: Shape, batch_size: int, world: int, looked_up: int) -> i
     if shape.interaction == "cross":
         widths += 2 * shape.cross_layers * shape.flat
     own, ids = -(-batch_size // world), 8 * len(shape.sparse)
-    return own * (2 * FLOAT * widths + ids) + 2 * FLOAT * batch_size * looked_up * shape.fold * shape.width
+    return own * (2 * FLOAT * widths + ids) + 2 * FLOAT * batch_size * looked_up * shape.width
 
 
 def _ingested(job: Job, run: Path | None) -> Schema | None:

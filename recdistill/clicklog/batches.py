@@ -75,7 +75,8 @@ class Batch(Pipelineable):
     `dense` float32 [B, D] in schema order; `sparse` int64 ids keyed by feature, stride B; `label`, `weight` float32
     [B]; `example_id` int64 [B]; `extra` whatever numbers were joined, float32 [B], with a bool [B] under `<name>?` that
     says which rows have one, and what was added to them; `vectors` whatever vectors were joined. Labels are zeros where
-    `labelled` is false. `rows` are the same bags as rows of a model's tables, once it has located them.
+    `labelled` is false. `rows` are the same bags as rows of a model's tables, once it has located them, and `places`
+    where in these rows single ids lie.
     """
 
     dense: Tensor
@@ -87,6 +88,7 @@ class Batch(Pipelineable):
     vectors: dict[str, Vectors] = field(default_factory=dict)
     labelled: bool = True
     rows: KeyedJaggedTensor | None = None
+    places: Tensor | None = None
 
     def __len__(self) -> int:
         return self.label.numel()
@@ -194,21 +196,22 @@ def read_blocks(
     """Blocks of the rows meant, in dataset order, or with parts in random order and each block's rows too.
 
     Only the columns of `features` (all when None) are read, and only `parts` where they are given. `add` may put more
-    into the `extra` of a block. The next block is read by a thread meanwhile.
+    into the `extra` of a block. Meanwhile a thread makes the next block, and another one reads what comes after it.
     """
     parts = rows.parts(dataset) if parts is None else parts
     if shuffle is not None:
         parts = [parts[at] for at in shuffle.permutation(len(parts))]
     wanted = _columns(dataset.schema, features, rows.split)
 
+    def tables() -> Iterator[pa.Table]:
+        need = [*wanted, *(name for name in rows.columns() if name not in wanted)]
+        for part in parts:
+            table = rows.select(read_part(part, need)).select(wanted)
+            yield table if join is None else join(part, table)
+
     def blocks() -> Iterator[Block]:
         held: list[pa.Table] = []
-        for part in parts:
-            need = [*wanted, *(name for name in rows.columns() if name not in wanted)]
-            table = rows.select(read_part(part, need))
-            table = table.select(wanted)
-            if join is not None:
-                table = join(part, table)
+        for table in prefetch(tables()):
             held.append(table)
             if sum(table.num_rows for table in held) >= PART_ROWS:
                 yield _block(held, dataset.schema, shuffle, add)

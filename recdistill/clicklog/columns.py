@@ -121,7 +121,8 @@ def sparse(chunked: pa.ChunkedArray) -> Single | Bags:
     """A column of ids or of lists of ids, int64."""
     column = _one(chunked)
     if pa.types.is_integer(column.type):
-        return Single(tensor(pc.fill_null(column, MISSING)), column.null_count > 0)
+        gaps = column.null_count > 0
+        return Single(tensor(pc.fill_null(column, MISSING) if gaps else column), gaps)
     lengths = pc.fill_null(pc.list_value_length(column), 0)
     return Bags(tensor(pc.list_flatten(column)), tensor(lengths.cast(pa.int32())))
 

@@ -76,19 +76,21 @@ class DLRM(nn.Module):
 
     def located(self, batch: Batch) -> Batch:
         """The batch with `rows`, on whatever device it is; a model in training draws here which ids are unknown."""
-        return replace(batch, rows=self._rows(batch.sparse))
+        rows, places = self._rows(batch.sparse)
+        return replace(batch, rows=rows, places=places)
 
-    def _rows(self, sparse: KeyedJaggedTensor) -> KeyedJaggedTensor:
-        if sparse.keys() != self.shape.sparse:
-            sparse = sparse.permute([sparse.keys().index(name) for name in self.shape.sparse])
+    def _rows(self, sparse: KeyedJaggedTensor) -> tuple[KeyedJaggedTensor, Tensor | None]:
+        features = self.row_map.features
+        if sparse.keys() != features:
+            sparse = sparse.permute([sparse.keys().index(name) for name in features])
         if self.training and self.shape.unknown:
             sparse = _partly_unknown(sparse, self.shape.unknown)
         return self.row_map(sparse)
 
     def vectors(self, batch: Batch) -> Tensor:
         """The vectors that interact, float32 [B, fields, dim]."""
-        rows = self._rows(batch.sparse) if batch.rows is None else batch.rows
-        vectors, lengths = self.row_map.vectors(self.embeddings(rows)), self.row_map.lengths(rows)
+        rows, places = self._rows(batch.sparse) if batch.rows is None else (batch.rows, batch.places)
+        vectors, lengths = self.row_map.vectors(self.embeddings(rows), places), self.row_map.lengths(rows)
         if bool((lengths > 1).any()):
             vectors = vectors / lengths.clamp_min(1).T[:, :, None]
         if self.bottom is not None:

@@ -43,6 +43,8 @@ class Shape(BaseModel):
     dim: Size
     tables: list[TableShape]
     sparse: list[str] = Field(min_length=1)
+    bags: list[str] = []
+    """Those of `sparse` that have several ids in a row."""
     dense: list[str]
     bottom: list[Size]
     interaction: Literal["dot", "cross", "none"]
@@ -80,7 +82,7 @@ class Shape(BaseModel):
 
     @property
     def fold(self) -> int:
-        """Vectors that lie side by side in a row of a table as it is stored; each feature has as many keys."""
+        """Vectors that lie side by side in a row of a table as it is stored."""
         return max(1, LEAST // self.dim)
 
     @property
@@ -93,8 +95,9 @@ class Shape(BaseModel):
         return -(-table.rows // self.fold)
 
     def keys(self, feature: str) -> list[str]:
-        """What a feature is called where tables look it up."""
-        return [feature] if self.fold == 1 else [f"{feature}@{at}" for at in range(self.fold)]
+        """What a feature is called where tables look it up; one of several ids has a key for each place in a row."""
+        places = range(self.fold if feature in self.bags else 1)
+        return [feature] if len(places) == 1 else [f"{feature}@{at}" for at in places]
 
     @property
     def cut(self) -> int:
@@ -140,6 +143,7 @@ def shape_of(architecture: Architecture, dim: int, schema: Schema, features: lis
         dim=dim,
         tables=tables,
         sparse=[feature.name for feature in sparse],
+        bags=[feature.name for feature in sparse if feature.kind == "bag"],
         dense=[column.name for column in schema.dense if chosen is None or column.name in chosen],
         bottom=architecture.bottom,
         interaction=architecture.interaction,

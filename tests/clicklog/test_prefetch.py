@@ -48,6 +48,6 @@ def test_batches_left_early_leave_no_thread(
     before = threading.active_count()
     stream = batches(tiny_dataset, Rows("train"), 7, shuffle=np.random.default_rng(0) if shuffle else None)
     next(stream)
-    assert threading.active_count() == before + 1
+    assert before < threading.active_count() <= before + 2
     del stream
     assert quiet_again(before)
