@@ -64,7 +64,7 @@ def open_student(folder: Path) -> tuple[DLRM, Schema]:
         inside = folder / "student"
         meant = f"did you mean {inside}?" if inside.exists() else "expected one such as runs/demo/student"
         raise UserError(f"{folder}: is no exported student, for it has no model.json: {meant}")
-    model, schema = load_model(folder), read_schema(folder)
+    model, schema = load_model(folder).at_once(), read_schema(folder)
     path = folder / "check.parquet"
     if not path.exists():
         raise UserError(f"{path}: not there; a student's folder holds it, so copy the whole folder")

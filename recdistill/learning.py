@@ -12,7 +12,7 @@ from typing import Any
 from recdistill.clicklog.schema import SPLITS
 from recdistill.config.job import Distill, Method
 from recdistill.distill.asked import Askable, Committee
-from recdistill.distill.routing import route, starts
+from recdistill.distill.routing import route, starts, worth_of
 from recdistill.distill.train import Materials
 from recdistill.distill.warm import Start
 from recdistill.distill.work import best_of, candidates, distill_unit
@@ -109,6 +109,11 @@ class Learning(Teaching):
         args = (whom, more, self.shelf, shape, settings.train, settings.tune.seed, start)
         folder = self.run.units("route", route, [Unit("routes", inputs, args)]) / "routes"
         return {split: folder / split for split in (*SPLITS, *(["unlabelled"] if more else []))}
+
+    @property
+    def worth(self) -> dict[str, Any] | None:
+        """What each teacher is worth to the committee's word; None where no method weighs teachers."""
+        return worth_of(self.run.stage_folder("route") / "routes") if self.routes else None
 
     def _unit(
         self,

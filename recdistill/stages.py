@@ -113,6 +113,7 @@ class Stages(Learning):
             },
             "curve": {f"{saved:g}": [file_sha256(f / "test.parquet") for f in fs] for saved, fs in self.curve.items()},
             "evaluate": self.job.evaluate.model_dump(mode="json"),
+            "worth": self.worth,
         }
 
         def make(work: Path) -> None:
@@ -129,6 +130,7 @@ class Stages(Learning):
                 "teacher_forwards": forwards(self.caches, self.labels, self.shelf),
                 "saved": self._saved,
                 "pairs": {saved: Routed(self.routes or {}, 1 - saved).pairs() for saved in (self._saved, *self.curve)},
+                "worth": self.worth,
                 "account": [self._foundation_size, account("student", self.student)],
                 "timings": self.run.timings(),
             }

@@ -106,6 +106,7 @@ def test_the_report_is_complete(finished: Path) -> None:
         for metric in ("auc", "ne", "calibration"):
             assert model[metric].keys() >= STAT
     assert {name for name in teachers if report["models"][name]["coverage"] < 1} == {"domain"}
+    assert report["worth"]["teachers"].keys() == teachers and report["worth"]["rows"] > 100
     params = report["params"]
     assert (
         params["compression"] == pytest.approx(params["foundation"] / params["student"]) and params["compression"] > 4

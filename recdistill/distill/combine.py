@@ -151,18 +151,38 @@ def fitted(width: int, seed: int, rows: Heard) -> Gate:
     return gate
 
 
-def missed(rows: Heard, gate: Callable[[Heard], Gate]) -> Tensor:
-    """How far the word about rows moves without each teacher, in nats, float32 [N, n]; 0 where one is not present.
-
-    `gate` fits a new one: the others are put together anew.
-    """
-    whole, out = gate(rows).of(rows), []
+def without_each(rows: Heard, gate: Callable[[Heard], Gate]) -> tuple[Tensor, Tensor]:
+    """The word about rows, float32 [N], and without each teacher, [N, n]; `gate` puts the others together anew."""
+    without = []
     for teacher in range(rows.logit.shape[1]):
         others = rows.present.clone()
         others[:, teacher] = False
         left = rows.only(others)
-        out.append(divergence(whole, gate(left).of(left)) * rows.present[:, teacher])
-    return torch.stack(out, dim=1)
+        without.append(gate(left).of(left))
+    return gate(rows).of(rows), torch.stack(without, dim=1)
+
+
+def missed(present: Tensor, word: Tensor, without: Tensor) -> Tensor:
+    """How far the word moves without each teacher, in nats, float32 [N, n]; 0 where one is not present."""
+    return divergence(word[:, None], without) * present
+
+
+def worth(rows: Heard, word: Tensor, without: Tensor) -> list[tuple[float, float]]:
+    """By how much NE of the word is worse without each teacher, and the standard error of that.
+
+    On every second row, of which no gate has learned its weights. Empty where its labels are all equal.
+    """
+    label, weight = rows.label[1::2].double(), rows.weight[1::2].double()
+    total = weight.sum()
+    rate = (weight * label).sum() / total
+    if not 0 < rate < 1:
+        return []
+    said = torch.cat([word[:, None], without], dim=1)[1::2].double()
+    loss = nn.functional.binary_cross_entropy_with_logits(said, label[:, None].expand_as(said), reduction="none")
+    worse = (loss[:, 1:] - loss[:, :1]) / -(torch.special.xlogy(rate, rate) + torch.special.xlogy(1 - rate, 1 - rate))
+    mean = (weight[:, None] * worse).sum(0) / total
+    error = (weight[:, None] * (worse - mean)).square().sum(0).sqrt() / total
+    return list(zip(mean.tolist(), error.tolist(), strict=True))
 
 
 def divergence(whole: Tensor, without: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +17,11 @@ from recdistill.clicklog.schema import SPLITS, Dataset, Part, SplitName
 from recdistill.config.models import Train
 from recdistill.distill.asked import Committee, answered
 from recdistill.distill.combine import LEAST as LEAST_IMPORTANT
-from recdistill.distill.combine import Heard, fitted, missed
+from recdistill.distill.combine import Heard, fitted, missed, without_each, worth
 from recdistill.distill.mixture import mixture
 from recdistill.distill.router import Importance, Missed, Router, train_router
 from recdistill.distill.warm import Start, begin_at
+from recdistill.files import read_json, write_json
 from recdistill.models.frozen import WEIGHTS, save_model
 from recdistill.models.shape import Shape
 from recdistill.models.sharding import device
@@ -33,6 +35,7 @@ ROUTERS = ("importance", "missed")
 """Names of their folders."""
 WIDTH = 64
 """Hidden width of the gates whose words are compared."""
+WORTH = "worth.json"
 
 
 def route(
@@ -63,6 +66,14 @@ def starts(start: Start | None) -> dict[str, Start]:
     if start is None or not all((start.folder / name / WEIGHTS).exists() for name in ROUTERS):
         return {}
     return {name: replace(start, folder=start.folder / name) for name in ROUTERS}
+
+
+def worth_of(folder: Path) -> dict[str, Any] | None:
+    """Of a folder of routes: `rows`, and of `teachers` what `combine.worth` found of each on them.
+
+    None where an earlier version of recdistill made that.
+    """
+    return read_json(folder / WORTH) if (folder / WORTH).exists() else None
 
 
 class Routers:
@@ -133,7 +144,9 @@ def train_routers(
     importance = train_router(
         "importance", lambda: Importance(shape, known), begin, rows, settings, seed, out / "importance"
     )
-    wanted = missed(Heard(said, knows, _forecast(importance, rows), label, weight), partial(fitted, WIDTH, seed))
+    heard = Heard(said, knows, _forecast(importance, rows), label, weight)
+    word, without = without_each(heard, partial(fitted, WIDTH, seed))
+    wanted = missed(knows, word, without)
     parts = wanted.split([len(batch) for batch in rows])
     rows = [replace(batch, extra={**batch.extra, "missed": part}) for batch, part in zip(rows, parts, strict=True)]
     told = knows * weight[:, None]
@@ -142,6 +155,8 @@ def train_routers(
     if ranks.leads():
         save_model(importance.student, out / "importance")
         save_model(wanting.student, out / "missed")
+        of_each = dict(zip(committee.names, worth(heard, word, without), strict=False))
+        write_json(out / WORTH, {"rows": len(label[1::2]), "teachers": of_each})
     return Routers(committee, importance, wanting)
 
 

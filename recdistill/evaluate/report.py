@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,9 @@ def evaluate(dataset: Dataset, models: list[Scored], settings: Evaluate, context
         context: what only the run knows, copied to the report. All may be absent: `name` of the job, `foundation` (that
             teacher's name, by default "foundation"), `regime` (which rows teachers scored), `teacher_forwards`
             (row-teacher pairs: full, computed, reused, saved), `saved` (the share that `diverse` does without), `pairs`
-            (by the share saved, for `diverse` and each point of the trade-off curve: all pairs and those kept),
+            (by the share saved, for `diverse` and each point of the trade-off curve: all pairs and those kept), `worth`
+            (on how many validation `rows`, and of `teachers` by how much NE of the committee's word is worse without
+            each, with its standard error),
             `account` (records of model, tables, dense, total parameters), `timings` (seconds a stage).
 
     Returns:
@@ -75,6 +78,7 @@ def evaluate(dataset: Dataset, models: list[Scored], settings: Evaluate, context
             ],
             "importance": importance(lineup.paths(DIVERSE), rows, slices),
             "heard": _heard(context.get("pairs", {}).get(context.get("saved"))),
+            "worth": _worth(context.get("worth"), settings.confidence),
             "account": context.get("account", []),
             "teacher_forwards": context.get("teacher_forwards"),
             "timings": context.get("timings", {}),
@@ -250,6 +254,18 @@ def _reliability(board: Scoreboard, columns: list[int]) -> dict[str, list[float]
 def _heard(pairs: tuple[int, int] | None) -> float | None:
     """The share of answers on rows to learn from that `diverse` hears."""
     return pairs[1] / pairs[0] if pairs and pairs[0] else None
+
+
+def _worth(found: dict[str, Any] | None, confidence: float) -> dict[str, Any] | None:
+    """What teachers are worth, with normal intervals."""
+    if not found or not found["teachers"]:
+        return None
+    width = NormalDist().inv_cdf(0.5 + confidence / 2)
+    teachers = {
+        name: {"mean": mean, "low": mean - width * error, "high": mean + width * error}
+        for name, (mean, error) in found["teachers"].items()
+    }
+    return {"rows": found["rows"], "teachers": teachers}
 
 
 def _known(value: float) -> float | None:

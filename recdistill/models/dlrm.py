@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
 
 from recdistill.clicklog.batches import Batch
+from recdistill.models.lookup import Lookup
 from recdistill.models.rows import RowMap
 from recdistill.models.shape import Shape
 
@@ -34,6 +35,7 @@ class DLRM(nn.Module):
         super().__init__()
         self.shape = shape
         self.row_map = RowMap(shape)
+        self.lookup: Lookup | None = None
         self.embeddings = EmbeddingBagCollection(
             tables=[
                 EmbeddingBagConfig(
@@ -74,23 +76,30 @@ class DLRM(nn.Module):
         z = self.top[self.cut :](z)
         return self.head(z).squeeze(1), z
 
+    def at_once(self) -> DLRM:
+        """This model, to serve and neither to learn nor to be saved: see `Lookup`."""
+        self.lookup = Lookup(self.shape, self.embeddings)
+        del self.embeddings
+        return self
+
     def located(self, batch: Batch) -> Batch:
         """The batch with `rows`, on whatever device it is; a model in training draws here which ids are unknown."""
         rows, places = self._rows(batch.sparse)
         return replace(batch, rows=rows, places=places)
 
     def _rows(self, sparse: KeyedJaggedTensor) -> tuple[KeyedJaggedTensor, Tensor | None]:
-        features = self.row_map.features
-        if sparse.keys() != features:
-            sparse = sparse.permute([sparse.keys().index(name) for name in features])
+        sparse = _in_order(sparse, self.row_map.features)
         if self.training and self.shape.unknown:
             sparse = _partly_unknown(sparse, self.shape.unknown)
         return self.row_map(sparse)
 
     def vectors(self, batch: Batch) -> Tensor:
         """The vectors that interact, float32 [B, fields, dim]."""
-        rows, places = self._rows(batch.sparse) if batch.rows is None else (batch.rows, batch.places)
-        vectors, lengths = self.row_map.vectors(self.embeddings(rows), places), self.row_map.lengths(rows)
+        if self.lookup is not None:
+            vectors, lengths = self.lookup(_in_order(batch.sparse, self.shape.sparse))
+        else:
+            rows, places = self._rows(batch.sparse) if batch.rows is None else (batch.rows, batch.places)
+            vectors, lengths = self.row_map.vectors(self.embeddings(rows), places), self.row_map.lengths(rows)
         if bool((lengths > 1).any()):
             vectors = vectors / lengths.clamp_min(1).T[:, :, None]
         if self.bottom is not None:
@@ -126,6 +135,12 @@ class _WithDots(torch.autograd.Function):
         none = gradient.new_zeros(len(gradient), 1)
         weights = torch.cat([dots, none], dim=1).index_select(1, pair_of).view(len(vectors), vectors.shape[1], -1)
         return torch.bmm(weights, vectors).add_(own.reshape(vectors.shape)), None, None
+
+
+def _in_order(sparse: KeyedJaggedTensor, features: list[str]) -> KeyedJaggedTensor:
+    """The bags of these features, in this order."""
+    keys = sparse.keys()
+    return sparse if keys == features else sparse.permute([keys.index(name) for name in features])
 
 
 def _partly_unknown(sparse: KeyedJaggedTensor, share: float) -> KeyedJaggedTensor:

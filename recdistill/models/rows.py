@@ -35,7 +35,7 @@ class RowMap:
         tables = [table_of[name] for name in self.features]
         self.shares = any(table.rows < table.source_rows for table in tables)
         self.own = torch.tensor([table.own for table in tables])
-        self.shared = torch.tensor([_shared(table) for table in tables])
+        self.shared = torch.tensor([shared_rows(table) for table in tables])
 
     def __call__(self, sparse: KeyedJaggedTensor) -> tuple[KeyedJaggedTensor, Tensor | None]:
         """Bags of `features` as bags of rows, whose keys are those of the tables.
@@ -117,8 +117,9 @@ def place(ids: Tensor, own: Tensor, shared: Tensor) -> Tensor:
 
 def rows_of(table: TableShape, ids: np.ndarray) -> np.ndarray:
     """The row of a table's shape that each id, int64 [N], looks up."""
-    return place(torch.from_numpy(ids.copy()), torch.tensor(table.own), torch.tensor(_shared(table))).numpy()
+    return place(torch.from_numpy(ids.copy()), torch.tensor(table.own), torch.tensor(shared_rows(table))).numpy()
 
 
-def _shared(table: TableShape) -> int:
+def shared_rows(table: TableShape) -> int:
+    """How many rows of a table ids share; 1 where each has one of its own."""
     return max(1, table.rows - table.own)

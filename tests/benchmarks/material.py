@@ -27,7 +27,7 @@ DEMO = Path(__file__).parents[2] / "pipelines" / "jobs" / "demo.yaml"
 SINGLE = ["domain", "hour", "weekday", "user", "age", "country", "device", "item", "category", "brand"]
 DENSE = ["price", "user_views", "user_clicks", "item_views", "item_clicks"]
 DIM = 8
-"""Of the student's embeddings."""
+"""Of the student's embeddings, where nothing else is said."""
 Stream = Iterator[Batch]
 
 
@@ -52,9 +52,9 @@ def simulated(rows: int, folder: Path) -> Dataset:
     return Dataset(run(job(rows), folder, "ingest") / "stages" / "ingest")
 
 
-def student(dataset: Dataset, features: list[str] | None = None) -> Shape:
+def student(dataset: Dataset, features: list[str] | None = None, dim: int = DIM) -> Shape:
     """A student of the default architecture with a row for every id."""
-    return shape_of(Student(), DIM, dataset.schema, features)
+    return shape_of(Student(), dim, dataset.schema, features)
 
 
 def train(dataset: Dataset, shape: Shape, settings: Train, watch: Callable[[Stream], Stream] = lambda it: it) -> int:

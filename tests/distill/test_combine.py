@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import pytest
 import torch
 
-from recdistill.distill.combine import Heard, divergence, fitted, missed
+from recdistill.distill.combine import Heard, divergence, fitted, missed, without_each, worth
 
 ROWS, NAMES = 3000, ["one", "twin", "other"]
 GATE = partial(fitted, 8, 0)
@@ -25,7 +26,7 @@ def heard(seed: int = 0) -> Heard:
 
 def test_a_twin_is_not_missed_and_who_knows_alone_is() -> None:
     rows = heard()
-    found = missed(rows, GATE)
+    found = missed(rows.present, *without_each(rows, GATE))
     assert found.shape == (ROWS, 3) and (found >= 0).all()
     assert found[:, 2].mean() > 20 * found[:, :2].mean(0).max()
 
@@ -33,7 +34,7 @@ def test_a_twin_is_not_missed_and_who_knows_alone_is() -> None:
 def test_who_is_not_present_is_not_missed() -> None:
     rows = heard()
     present = torch.rand(rows.logit.shape, generator=torch.Generator().manual_seed(1)) < 0.7
-    assert (missed(rows.only(present), GATE)[~present] == 0).all()
+    assert (missed(present, *without_each(rows.only(present), GATE))[~present] == 0).all()
 
 
 def test_the_divergence_is_that_of_two_clicks_and_bears_logits_of_any_size() -> None:
@@ -50,4 +51,29 @@ def test_without_its_only_member_a_committee_says_the_base_rate() -> None:
     nobody = alone.only(torch.zeros_like(alone.present))
     said = gate(nobody).of(nobody)
     torch.testing.assert_close(said.sigmoid(), rows.label.mean().expand(ROWS), atol=1e-3, rtol=0)
-    assert missed(alone, gate).mean() > 0.1
+    assert missed(alone.present, *without_each(alone, gate)).mean() > 0.1
+
+
+def test_what_a_teacher_is_worth_is_what_the_word_loses_without_it() -> None:
+    rows = heard()
+    (one, _), (twin, error), (other, _) = worth(rows, *without_each(rows, GATE))
+    assert other > 0.2 and abs(one) < 0.01 and abs(twin) < max(0.01, 3 * error)
+
+
+def test_what_a_teacher_is_worth_by_hand() -> None:
+    """Four rows, of which the second and the fourth count; the last one twice."""
+    label, weight = torch.tensor([0.0, 1.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 1.0, 2.0])
+    none = torch.zeros(4, 1)
+    word, without = torch.tensor([9.0, 2.0, 9.0, -1.0]), torch.tensor([[9.0], [0.0], [9.0], [0.0]])
+    ((mean, error),) = worth(Heard(none, none.bool(), none, label, weight), word, without)
+    losses = [math.log(2) - math.log1p(math.exp(-2)), math.log(2) - math.log1p(math.exp(-1))]
+    entropy = -(math.log(1 / 3) / 3 + 2 * math.log(2 / 3) / 3)
+    by_hand = (losses[0] + 2 * losses[1]) / 3 / entropy
+    spread = math.hypot(losses[0] / entropy - by_hand, 2 * (losses[1] / entropy - by_hand)) / 3
+    assert (mean, error) == (pytest.approx(by_hand), pytest.approx(spread))
+
+
+def test_nobody_is_worth_anything_where_all_labels_are_equal() -> None:
+    rows = heard()
+    same = Heard(rows.logit, rows.present, rows.importance, torch.ones(ROWS), rows.weight)
+    assert worth(same, torch.zeros(ROWS), torch.zeros(ROWS, 3)) == []

@@ -17,7 +17,7 @@ from recdistill.distill import asked as asking
 from recdistill.distill.asked import Askable, Committee, answered
 from recdistill.distill.mixture import Mixture
 from recdistill.distill.router import Importance, Missed
-from recdistill.distill.routing import Routers, route, starts, train_routers
+from recdistill.distill.routing import Routers, route, starts, train_routers, worth_of
 from recdistill.distill.train import Materials
 from recdistill.distill.warm import Start
 from recdistill.models.shape import shape_of
@@ -134,6 +134,11 @@ def test_where_teachers_agree_neither_is_missed(
     found = trained(["one", "twin", "other"], tiny_dataset, SETTINGS, tmp_path)
     importance, missed = (said.mean(0) for said in found.say(next(batches(tiny_dataset, Rows("test"), 4096))))
     assert missed[2] > 4 * missed[:2].max() and importance.max() < 0.6
+    told = worth_of(tmp_path / "work")
+    assert told is not None and told["rows"] == tiny_dataset.rows("validation") // 2
+    (one, _), (twin, _), (other, error) = (told["teachers"][name] for name in ("one", "twin", "other"))
+    assert other > max(10 * error, 4 * one, 4 * twin)
+    assert worth_of(tmp_path) is None
 
 
 class Part(Teacher):

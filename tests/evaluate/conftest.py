@@ -134,6 +134,7 @@ def report(world: World) -> dict[str, Any]:
         "name": "by_hand",
         "regime": "out_of_fold",
         "teacher_forwards": {"full": 33_000, "computed": 24_000, "reused": 0, "saved": 9_000, "held_out": 3_000},
+        "worth": {"rows": 1500, "teachers": {"foundation": [0.02, 0.001], "expert": [0.0004, 0.0005]}},
         "account": [{"model": "foundation", "tables": 390_000, "dense": 10_000, "total": 400_000}],
         "timings": {"ingest": 1.5, "distill": 75.0},
     }

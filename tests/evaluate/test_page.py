@@ -48,6 +48,12 @@ def test_holds_every_model_slice_importance_account_and_timing(page, report):
     assert page.count("<svg") == 3
 
 
+def test_says_what_each_teacher_is_worth(page, report):
+    assert "on 1\u202f500 validation rows" in page and "+0.0200<small>+0.0180 to +0.0220</small>" in page
+    assert "+0.0004<small>\u22120.0006 to +0.0014</small>" in page
+    assert "NE without it" not in render({**report, "worth": None})
+
+
 def test_fetches_nothing(page):
     assert not re.search(r"https?:|//[a-z]|<script|<link|<img|@import|url\((?!#)", page)
 

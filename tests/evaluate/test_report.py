@@ -122,6 +122,16 @@ def test_slices_importance_and_reliability_are_there(report):
     assert len(curve["prediction"]) == len(curve["rate"]) == 15
 
 
+def test_what_teachers_are_worth_comes_with_normal_intervals(world, report):
+    assert report["worth"]["rows"] == 1500
+    expert = report["worth"]["teachers"]["expert"]
+    assert expert == pytest.approx(
+        {"mean": 0.0004, "low": 0.0004 - 1.959964 * 0.0005, "high": 0.0004 + 1.959964 * 0.0005}
+    )
+    for none in ({}, {"worth": None}, {"worth": {"rows": 9, "teachers": {}}}):
+        assert evaluate(world.dataset, world.models, SETTINGS, none)["worth"] is None
+
+
 def test_the_same_job_gives_the_same_bytes(world, report):
     again = evaluate(world.dataset, list(reversed(world.models)), Evaluate(resamples=400, slices=["country"]), {})
     for key in ("gap", "gap_recovered", "slices"):
