@@ -80,18 +80,18 @@ def ingest(
 
 
 def _read(log: TypedLog, scratch: Scratch, spread: Spread, report: Progress) -> None:
-    """Puts the log into the scratch folder, one file for each of its own; one for all where this process reads all."""
+    """Puts the log into the scratch folder, each of its files apart; all as one where this process reads all."""
     groups = [log.sources] if spread is in_turn else [[source] for source in log.sources]
     files: dict[Path, int] = {}
-    for path, tally in spread(list(enumerate(groups)), _Read(log, scratch.folder, report)):
-        files[path] = log.rows
+    for paths, tally in spread(list(enumerate(groups)), _Read(log, scratch.folder, report)):
+        files |= dict.fromkeys(paths, log.rows)
         log.add(tally)
     log.refuse_empty()
     scratch.open(files)
 
 
 class _Read:
-    """Reads files of a log into one file of typed rows."""
+    """Reads files of a log into files of typed rows."""
 
     def __init__(self, log: TypedLog, folder: Path, report: Progress = silent) -> None:
         self._log, self._folder, self._report = log, folder, report
@@ -99,9 +99,9 @@ class _Read:
     def __reduce__(self) -> Any:
         return _Read, (self._log, self._folder)
 
-    def __call__(self, shard: tuple[int, list[Source]]) -> tuple[Path, Tally]:
+    def __call__(self, shard: tuple[int, list[Source]]) -> tuple[list[Path], Tally]:
         number, sources = shard
-        log, path = self._log.part(), self._folder / f"typed-{number:05d}.parquet"
+        log = self._log.part()
 
         def watched() -> Iterator[pa.RecordBatch]:
             for batch in log.read(sources):
@@ -109,8 +109,7 @@ class _Read:
                 yield batch
             self._report.update("read", len(sources), len(sources), f"{log.rows:,} rows")
 
-        write_typed(path, log.layout.schema, watched())
-        return path, log.tally
+        return write_typed(self._folder / f"typed-{number:05d}", log.layout.schema, watched()), log.tally
 
 
 class _Encode:

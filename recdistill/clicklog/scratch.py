@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import uuid
@@ -20,6 +21,8 @@ from recdistill.errors import UserError
 _MEMORY = "512MB"
 _THREADS = 2
 """More would need more memory."""
+_GROUPS = 64
+"""Row groups of a file of typed rows, at most."""
 _FETCHED = 1 << 12
 """Rows of a result that DuckDB hands over at once, without a bound on their bytes; fewer take no longer."""
 
@@ -61,16 +64,14 @@ class Scratch:
 
     def write(self, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
         """Puts batches into the scratch folder and makes them the view `rows`."""
-        path = self.folder / "typed.parquet"
-        write_typed(path, schema, batches)
-        self.open({path: 0})
+        self.open(dict.fromkeys(write_typed(self.folder / "typed", schema, batches), 0))
 
     def open(self, files: dict[Path, int]) -> None:
-        """Makes files of typed rows, one after the other, the view `rows`; each has the position of its first row."""
+        """Makes files of typed rows, one after the other, the view `rows`; each has what is added to its positions."""
         self._typed = list(files)
         names = ", ".join(map(_quoted, files))
         moved = f'"$position" + ({list(files.values())}::BIGINT[])[file_index::BIGINT + 1] AS "$position"'
-        replaced = f" REPLACE ({moved})" if len(files) > 1 else ""
+        replaced = f" REPLACE ({moved})" if any(files.values()) else ""
         self._view(f"SELECT *{replaced} FROM read_parquet([{names}])")
 
     def arrange(self, columns: str, *, sort: bool) -> None:
@@ -117,13 +118,22 @@ class Scratch:
             ) from None
 
 
-def write_typed(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-    """Writes typed rows to a file, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-        for table in rechunk(batches, ROW_GROUP_ROWS):
-            writer.write_table(table)
-    partial.replace(path)
+def write_typed(base: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> list[Path]:
+    """Writes typed rows to files `<base>-<number>.parquet`, each whole or not at all.
+
+    A writer remembers every row group until its file ends, in small pieces that keep what lies between them from being
+    given back: of a single file, memory would grow by some 20 bytes a row.
+    """
+    paths: list[Path] = []
+    groups = rechunk(batches, ROW_GROUP_ROWS)
+    while (first := next(groups, None)) is not None:
+        paths.append(base.with_name(f"{base.name}-{len(paths):05d}.parquet"))
+        partial = paths[-1].with_suffix(".partial")
+        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+            for group in itertools.chain([first], itertools.islice(groups, _GROUPS - 1)):
+                writer.write_table(group)
+        partial.replace(paths[-1])
+    return paths
 
 
 def rechunk(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:

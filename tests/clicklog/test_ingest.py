@@ -190,6 +190,7 @@ def test_parts_and_batches_of_any_size_hold_the_same_rows(logs, small, read, mon
     monkeypatch.setattr(parts, "PART_ROWS", 20)
     monkeypatch.setattr(parts, "ROW_GROUP_ROWS", 7)
     monkeypatch.setattr(scratch, "ROW_GROUP_ROWS", 11)
+    monkeypatch.setattr(scratch, "_GROUPS", 2)
     monkeypatch.setattr(sources, "BATCH_ROWS", 13)
     dataset = logs.ingest(small(), "small-parts", split=split, example_id=None)
     assert max(part.rows for part in dataset.parts()) == 20

@@ -233,7 +233,7 @@ def test_importing_again_gives_the_same_bytes(tiny_dataset: Dataset, tmp_path: P
     ids, logit = logits_of(tiny_dataset)
     path = write(tmp_path / "a.parquet", ids, logit, as_lists(np.random.default_rng(0).normal(size=(len(ids), 3))))
     (tmp_path / "one" / ".scratch").mkdir(parents=True)
-    (tmp_path / "one" / ".scratch" / "typed.parquet").write_text("what a killed run left")
+    (tmp_path / "one" / ".scratch" / "typed-00000-00000.parquet").write_text("what a killed run left")
     first = import_outside("llm", spec(path), tiny_dataset, tmp_path / "one")
     assert import_outside("llm", spec(path), tiny_dataset, tmp_path / "one") == first
 
