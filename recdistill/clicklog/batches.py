@@ -1,7 +1,8 @@
 """Parquet parts to training batches: Arrow tables are filtered, joined and shuffled, then become tensors.
 
 A part (at most `PART_ROWS` rows) is the unit of reading; small parts are read together until they make that many
-rows, so that a shuffle mixes days. Memory holds a few such blocks: the one in use, one ready, one being read.
+rows, so that a shuffle mixes days. Memory holds a few such blocks: the one in use, one ready, one being made, and the
+parts that are read for the next.
 """
 
 from __future__ import annotations

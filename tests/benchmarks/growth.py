@@ -5,9 +5,9 @@
 
 Each stage is a process of its own, set up as a worker is, on a simulated log whose users and items are always as many.
 Memory is its largest resident set, files that it maps included. Parts, and the sample of validation rows that teachers
-are calibrated on, have an eighth of their usual rows, so that the shortest log fills as many blocks as are ever in
-memory at once: what is left to grow is what grows with the log. Seconds are those that the run puts down, processor
-seconds are less those of a run that finds everything done.
+are calibrated on, have an eighth of their usual rows, and DuckDB an eighth of its room, so that the shortest log fills
+as many blocks as are ever in memory at once: what is left to grow is what grows with the log. Seconds are those that
+the run puts down, processor seconds are less those of a run that finds everything done.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ schema.PART_ROWS >>= 3
 schema.ROW_GROUP_ROWS >>= 3
 import recdistill.teachers.cache as cache
 cache.SAMPLE_ROWS >>= 3
+import recdistill.clicklog.scratch as scratch
+scratch._MEMORY = "64MB"
 from recdistill.cli import main
 main()
 """

@@ -54,6 +54,23 @@ def test_says_what_each_teacher_is_worth(page, report):
     assert "NE without it" not in render({**report, "worth": None})
 
 
+def test_the_trade_off_says_what_each_share_costs_in_both_metrics(report):
+    stat = lambda mean: {"mean": mean, "low": mean - 0.001, "high": mean + 0.001}  # noqa: E731
+    curve = [
+        {
+            "aimed": saved,
+            "saved": saved,
+            "recovered": {"auc": stat(0.9), "ne": stat(0.8)},
+            "against_full": {"auc": stat(-0.3 * saved), "ne": stat(-0.5 * saved)},
+        }
+        for saved in (0.0, 0.5)
+    ]
+    text = render({**report, "curve": curve})
+    full, half = re.findall(r"<tr><th>(?:0|50)%</th>\n(.*?)</tr>", text, re.DOTALL)
+    assert full.count("<td>\u2013</td>") == 2 and half.count("<td>\u2013</td>") == 0
+    assert "\u22120.1500<small>" in half and "\u22120.2500<small>" in half
+
+
 def test_fetches_nothing(page):
     assert not re.search(r"https?:|//[a-z]|<script|<link|<img|@import|url\((?!#)", page)
 
