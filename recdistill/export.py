@@ -123,7 +123,7 @@ def _logits(model: DLRM, table: pa.Table, schema: Schema) -> torch.Tensor:
     block = Block(table.select(["example_id", *model.shape.features]), schema)
     where = next(model.parameters()).device
     parts = [
-        model(block.take(torch.arange(start, min(block.rows, start + BATCH))).to(where))[0].cpu()
+        model(block.cut(start, min(start + BATCH, block.rows)).to(where))[0].cpu()
         for start in range(0, block.rows, BATCH)
     ]
     return torch.cat(parts)

@@ -111,8 +111,8 @@ class Routers:
         nobody = np.zeros((0, len(self.committee.names)), np.float32)
         ids, said = [np.zeros(0, np.int64)], [(nobody, nobody)]
         for block in read_blocks(dataset, rows, parts=[part]):
-            for index in torch.arange(block.rows).split(SCORING_BATCH):
-                batch = block.take(index).to(device())
+            for start in range(0, block.rows, SCORING_BATCH):
+                batch = block.cut(start, min(start + SCORING_BATCH, block.rows)).to(device())
                 ids.append(batch.example_id.cpu().numpy())
                 importance, wanted = self.say(batch)
                 said.append((importance.cpu().numpy(), wanted.cpu().numpy()))
