@@ -1,8 +1,8 @@
 """The tables of a model that serves, end to end, so that all features are looked up at once.
 
 TorchRec's collection asks one table after the other, and that is most of what a small model takes to answer a few rows:
-a student that looks up at once needs a third of the time (tests/benchmarks/results/serving.md). The numbers are the
-same. Tables are copied, so it is not for those of large teachers.
+a student that looks up at once takes less than half as long (tests/benchmarks/results/serving.md), for the same answer.
+Tables are copied, so it is not for those of large teachers.
 """
 
 from __future__ import annotations
