@@ -100,12 +100,11 @@ class RunView:
         Raises:
             KeyError: the feature was not among the job's `evaluate.slices`.
         """
-        found = {
-            row["value"]: {("", "rows"): row["rows"], ("", "positives"): row["positives"]}
-            | {(model, metric): value for model, each in row["models"].items() for metric, value in each.items()}
-            for row in _slice(self.report["slices"], feature)
-        }
-        return _frame(found).rename_axis(feature)
+        return _by_value(_slice(self.report["slices"], feature)).rename_axis(feature)
+
+    def days(self) -> pd.DataFrame:
+        """The same for the days of the test, a row each, in order. Empty where there is only one."""
+        return _by_value(self.report["days"]).rename_axis("day")
 
     def passes(self) -> pd.Series:
         """Teacher passes, a teacher scoring a row each: all there are, computed, reused, saved."""
@@ -202,6 +201,16 @@ def _frame(rows: dict[Any, dict[tuple[str, str], Any]]) -> pd.DataFrame:
     values = [[row.get(key) for key in keys] for row in rows.values()]
     columns = pd.MultiIndex.from_tuples(keys) if keys else None
     return pd.DataFrame(values, index=pd.Index(list(rows)), columns=columns)
+
+
+def _by_value(records: list[dict[str, Any]]) -> pd.DataFrame:
+    """A row a value of what rows were told apart by."""
+    found = {
+        row["value"]: {("", "rows"): row["rows"], ("", "positives"): row["positives"]}
+        | {(model, metric): value for model, each in row["models"].items() for metric, value in each.items()}
+        for row in records
+    }
+    return _frame(found)
 
 
 def _slice(parts: list[dict[str, Any]], feature: str) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from recdistill.evaluate.metrics import HIGHER_IS_BETTER, METRICS
 from recdistill.evaluate.predictions import Rows, Scored, read_rows
 from recdistill.evaluate.reliability import Reliability
 from recdistill.evaluate.scoreboard import Scoreboard, score
-from recdistill.evaluate.slices import cut, importance, slice_metrics
+from recdistill.evaluate.slices import by_day, cut, importance, slice_metrics
 
 __all__ = ["Scored", "evaluate"]
 
@@ -56,7 +56,7 @@ def evaluate(dataset: Dataset, models: list[Scored], settings: Evaluate, context
         scratch = Path(folder)
         rows = read_rows(dataset, settings.slices, scratch)
         board = score(lineup, rows, scratch, settings.resamples, settings.seed)
-        slices = cut(dataset, rows, scratch)
+        slices, days = cut(dataset, rows, scratch), by_day(dataset, rows, scratch)
         shown = {name: board.columns[name] for name in (lineup.foundation.name, *lineup.methods)}
         report = {
             "version": 1,
@@ -73,6 +73,7 @@ def evaluate(dataset: Dataset, models: list[Scored], settings: Evaluate, context
                 for name, columns in board.columns.items()
                 if name not in lineup.curve
             },
+            "days": slice_metrics(days, rows, board.logits, shown) if days else [],
             "slices": [
                 {"feature": part.feature, "values": slice_metrics(part, rows, board.logits, shown)} for part in slices
             ],

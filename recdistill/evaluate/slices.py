@@ -1,7 +1,8 @@
-"""Metrics and teacher importance apart for each value of a feature."""
+"""Metrics and teacher importance apart for each value of a feature, and for each day."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,25 @@ def cut(dataset: Dataset, rows: Rows, scratch: Path) -> list[Slice]:
         names = value_names(dataset, feature, top)
         found.append(Slice(feature, names, code, counts.sum(1).tolist(), counts[:, 1].tolist()))
     return found
+
+
+def by_day(dataset: Dataset, rows: Rows, scratch: Path) -> Slice | None:
+    """The first days of the test, in order, which tell how models age; None where there is only one."""
+    of: dict[str, int] = {}
+    for part in dataset.parts("test"):
+        of[part.day] = of.get(part.day, 0) + part.rows
+    if len(of) == 1:
+        return None
+    names, ends = list(of)[:VALUES], np.cumsum(list(of.values())).tolist()
+    code = scratch_array(scratch, "code-day", np.int8, len(rows))
+    code[:] = -1
+    positives, start = [], 0
+    for number, end in enumerate(ends[: len(names)]):
+        code[start:end] = number
+        positives.append(int(np.count_nonzero(rows.label[start:end])))
+        start = end
+    unmap(code, rows.label)
+    return Slice("day", names, code, [of[name] for name in names], positives)
 
 
 def _most_frequent(chunks: Iterable[Array]) -> Array:
@@ -96,7 +116,7 @@ def slice_metrics(part: Slice, rows: Rows, logits: Floats, columns: dict[str, li
 
     Returns:
         One record per value: `value`, `rows`, `positives`, and `models`; a metric is null where the rows do not define
-        it, and `reason` then says why.
+        it, and `reason` then says why, or where the model does not answer all of them.
     """
     found = {model: [_metrics(part, rows, logits[position]) for position in of] for model, of in columns.items()}
     records = []
@@ -112,19 +132,23 @@ def slice_metrics(part: Slice, rows: Rows, logits: Floats, columns: dict[str, li
 
 
 def _metrics(part: Slice, rows: Rows, logit: Array) -> list[dict[str, float]]:
-    """One model's metrics in each value's rows."""
+    """One model's metrics in each value's rows; NaN where it does not answer all of them, for then none compares."""
     ranks, sums = [AucAccumulator() for _ in part.names], [LogLossSums() for _ in part.names]
+    silent = np.zeros(len(part.names), bool)
     for at in rows.chunks():
         for value in range(len(part.names)):
             inside = np.flatnonzero(part.code[at] == value)
+            silent[value] |= bool(np.isnan(logit[at][inside]).any())
+            if silent[value]:
+                continue
             label, weight, said = rows.label[at][inside], rows.weight[at][inside], logit[at][inside]
             ranks[value].update(label, said, weight if rows.weighted else None)
             sums[value].update(label, population_logit(said, rows.negative_keep_rate), weight)
         unmap(part.code, logit)
-    losses = [each.compute() for each in sums]
+    found = [{"auc": ranked.compute(), **loss.compute()} for ranked, loss in zip(ranks, sums, strict=True)]
     return [
-        {"auc": ranked.compute(), "ne": found["ne"], "calibration": found["calibration"]}
-        for ranked, found in zip(ranks, losses, strict=True)
+        {metric: math.nan if skips else each[metric] for metric in ("auc", "ne", "calibration")}
+        for each, skips in zip(found, silent, strict=True)
     ]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -91,6 +91,19 @@ def fit(
         raise UserError(
             f"{label}: its start {start} holds no checkpoint any more; remove {start.parent.parent} and train all again"
         )
+
+    def tell(at: Position, learned: int = 0) -> None:
+        """How far it is, `learned` batches after its last check; how well it does there, or at its best in the end."""
+        step = min(at.step + learned, steps_per_epoch - 1)  # an epoch ends with its check, not with its last batch
+        done = settings.epochs if at.finished else at.epoch + max(0, step) / max(1, steps_per_epoch)
+        note = f"{measure} {at.checks[at.best if at.finished else -1]:.4f}" if at.checks else ""
+        progress.current().update(label, done, settings.epochs, note)
+
+    def watched(some: Iterable[Batch]) -> Iterator[Batch]:
+        for number, batch in enumerate(some):
+            tell(position, number)
+            yield batch
+
     per_check = max(1, math.ceil(steps_per_epoch / settings.checks_per_epoch))
     steps, stream = Steps(model, task, optimizer), cast(Iterator[Batch] | None, None)
     with Epochs(epoch_batches, seed, steps_per_epoch, settings.batch_size, settings.epochs) as epochs:
@@ -100,7 +113,7 @@ def fit(
                 stream = epochs.read(position.epoch, position.step)
             to_the_end = position.step // per_check >= settings.checks_per_epoch - 1
             some = stream if to_the_end else itertools.islice(stream, per_check)
-            losses = steps.learn(some, label, position.epoch + 1, position.step)
+            losses = steps.learn(watched(some), label, position.epoch + 1, position.step)
             if not losses and position.step == 0:
                 raise UserError(f"{label}: there are no rows to train on; look at the split and the teacher's `rows`")
             following = next(stream, None)
@@ -116,8 +129,7 @@ def fit(
                 )
             position = _advance(position, ne, losses, last_of_epoch, settings)
             _save(work, model, optimizer, position)
-            done = position.epoch + position.step / max(1, steps_per_epoch)
-            progress.current().update(label, done, settings.epochs, f"{measure} {ne:.4f}")
+            tell(position)
     return position
 
 

@@ -45,6 +45,7 @@ def write_run(folder: Path, importance: bool = True, saved: int = 40) -> Path:
         "comparisons": [{"method": "diverse", "against": "mean", "auc": HALF, "ne": HALF}],
         "reliability": dict.fromkeys(("big", "alone", "mean", "diverse"), curve),
         "slices": [{"feature": "country", "values": slices}],
+        "days": [{**slices[0], "value": day} for day in ("2026-01-02", "2026-01-03")],
         "importance": {
             "overall": weights,
             "slices": [{"feature": "country", "values": [{"value": "de", "rows": 9, "importance": weights}]}],
@@ -99,6 +100,7 @@ def test_importance_and_metrics_by_slice(run: analysis.RunView) -> None:
     assert run.importance("country").loc["de", "small"] == 0.25
     assert run.slices("country").loc["de", ("big", "auc")] == 0.7
     assert run.slices("country").loc["de", ("", "rows")] == 9
+    assert run.days()[("big", "auc")].to_dict() == {"2026-01-02": 0.7, "2026-01-03": 0.7}
     with pytest.raises(KeyError, match="evaluate.slices, which are: country"):
         run.slices("city")
 

@@ -114,6 +114,7 @@ def test_slices_importance_and_reliability_are_there(report):
     (part,) = report["slices"]
     assert part["feature"] == "country" and part["values"][0]["value"] == "de"
     assert list(part["values"][0]["models"]) == ["foundation", "alone", "single", "diverse"]
+    assert [day["value"] for day in report["days"]] == ["2026-01-02", "2026-01-03"]
     assert report["importance"]["slices"][0]["values"][0]["importance"] == pytest.approx(
         {"foundation": 0.3, "expert": 0.7}, rel=1e-5
     )

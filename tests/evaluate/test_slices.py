@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from recdistill.clicklog.schema import Table
+from recdistill.clicklog.schema import Dataset, Manifest, Table, write_dataset
 from recdistill.evaluate import slices
 from recdistill.evaluate.predictions import read_rows
-from recdistill.evaluate.slices import cut, importance, slice_metrics
+from recdistill.evaluate.slices import by_day, cut, importance, slice_metrics
 
 
 @pytest.fixture
@@ -48,6 +48,34 @@ def test_metrics_are_those_of_the_slices_rows(small, rows, tmp_path):
     assert found["de"]["models"]["b"]["auc"] == pytest.approx(0.5)
     assert found["de"]["models"]["a"]["ne"] < 1 and found["de"]["models"]["a"]["calibration"] > 0
     assert found["de"]["reason"] is None
+
+
+def test_days_are_told_apart_in_order(small, rows, tmp_path, monkeypatch):
+    found = by_day(small.dataset, rows, tmp_path)
+    assert found.names == ["2026-01-02", "2026-01-03"] and found.rows == [200, 400]
+    assert found.positives == [small.label[:200].sum(), small.label[200:].sum()]
+    assert np.array_equal(found.code, np.repeat([0, 1], [200, 400]))
+    (first, second) = slice_metrics(found, rows, small.truth[None].astype(np.float32), {"a": [0]})
+    assert first["models"]["a"]["auc"] == pytest.approx(roc_auc_score(small.label[:200], small.truth[:200]))
+    assert second["models"]["a"]["auc"] == pytest.approx(roc_auc_score(small.label[200:], small.truth[200:]))
+    monkeypatch.setattr(slices, "VALUES", 1)
+    found = by_day(small.dataset, rows, tmp_path)
+    assert found.names == ["2026-01-02"] and np.array_equal(found.code, np.repeat([0, -1], [200, 400]))
+
+
+def test_one_day_is_not_told_apart(small, rows, tmp_path):
+    parts = [part for part in small.dataset.manifest.parts if part.day != "2026-01-03"]
+    write_dataset(small.dataset.root, small.dataset.schema, Manifest(parts=parts))
+    assert by_day(Dataset(small.dataset.root), rows, tmp_path) is None
+
+
+def test_a_model_that_skips_rows_has_metrics_where_it_answers_all(small, rows, tmp_path):
+    (part,) = cut(small.dataset, rows, tmp_path)
+    some = small.truth.astype(np.float32)
+    some[np.flatnonzero(small.country == 2)[5]] = np.nan
+    found = {record["value"]: record for record in slice_metrics(part, rows, some[None], {"a": [0]})}
+    assert found["fr"]["models"]["a"] == {"auc": None, "ne": None, "calibration": None}
+    assert found["de"]["models"]["a"]["auc"] > 0.6
 
 
 def test_a_slice_of_one_class_says_so(small, rows, tmp_path):

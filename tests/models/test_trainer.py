@@ -21,6 +21,7 @@ from recdistill.models.dlrm import DLRM
 from recdistill.models.shape import Shape
 from recdistill.models.task import ClickModel, normalised_entropy, score
 from recdistill.models.trainer import Position, load_best
+from recdistill.progress import Progress, installed
 
 Run = Callable[..., Position]
 GOLDEN = [0.749439, 0.720314, 0.708529, 0.689727, 0.670346, 0.647727, 0.626702, 0.611204, 0.603651, 0.603735]
@@ -177,6 +178,39 @@ def test_the_best_check_is_kept_and_training_stops(
     assert_same(best(make_shape(), tmp_path), seen[1])
     assert not any(torch.equal(seen[1][name], seen[3][name]) for name in seen[1])
     assert sorted(path.name for path in tmp_path.glob("check-*")) == ["check-1", "check-3"]
+
+
+class Told(Progress):
+    def __init__(self) -> None:
+        self.heard: list[tuple[float, float, str]] = []
+
+    def update(self, task: str, done: float, total: float, note: str = "") -> None:
+        assert task == "train tiny"
+        self.heard.append((done, total, note))
+
+
+@pytest.mark.parametrize("actual", [4, 9, 12])
+def test_how_far_a_training_is_is_told_with_every_batch_and_ends_once(
+    train: Run, make_shape: Callable[..., Shape], tiny_dataset: Dataset, tmp_path: Path, actual: int
+) -> None:
+    """Nine batches are expected of each of five epochs; the third has the second bad check in a row."""
+    scripted, told = iter([0.9, 0.95, 0.97]), Told()
+    stream = fixed_batches(tiny_dataset, actual)
+    with installed(told):
+        train(
+            make_shape(),
+            tmp_path,
+            validate=lambda module: next(scripted),
+            epoch_batches=lambda generator: iter(stream),
+            steps=9,
+            epochs=5,
+            patience=2,
+        )
+    done = [done for done, _, _ in told.heard]
+    assert done[: min(actual, 9)] == pytest.approx([batch / 9 for batch in range(min(actual, 9))])
+    assert done == sorted(done) and len(done) == 3 * (actual + 1)
+    assert [heard for heard in told.heard if heard[0] >= heard[1]] == [(5, 5, "validation NE 0.9000")]
+    assert [note for _, _, note in told.heard[:: actual + 1]] == ["", "validation NE 0.9000", "validation NE 0.9500"]
 
 
 def test_no_rows_is_an_error(train: Run, make_shape: Callable[..., Shape], tmp_path: Path) -> None:
