@@ -130,11 +130,12 @@ def column_names(source: Source, files: Files) -> list[str]:
 
 
 def read(
-    source: Source, files: Files, columns: list[str], row_groups: list[int] | None = None
+    source: Source, files: Files, columns: list[str], row_groups: list[int] | None = None, start: int = 0
 ) -> Iterator[pa.RecordBatch]:
     """Batches of some columns of a file, in the file's order; its header must have them.
 
-    `row_groups` are those of a Parquet file to read, all when absent.
+    `row_groups` are those of a Parquet file to read, all when absent. An unpacked text file on this machine can be read
+    from the first line on that begins after `start` bytes; inside a value of several lines such a line is no row.
 
     Raises:
         UserError: the file is empty, damaged, not UTF-8, or a row has too few or too many values.
@@ -150,7 +151,9 @@ def read(
                 yield batch
         return
     names = column_names(source, files)
-    with _text_mistakes(source, files, names), _open_text(source, files, columns) as reader:
+    if start:
+        files = files.model_copy(update={"columns": names})  # the header is behind
+    with _text_mistakes(source, files, names), _open_text(source, files, columns, start) as reader:
         yield from reader
 
 
@@ -174,13 +177,20 @@ def open_bytes(source: Source) -> pa.NativeFile:
 
 
 @contextmanager
-def _open_text(source: Source, files: Files, columns: list[str] | None) -> Iterator[pyarrow.csv.CSVStreamingReader]:
+def _open_text(
+    source: Source, files: Files, columns: list[str] | None, start: int = 0
+) -> Iterator[pyarrow.csv.CSVStreamingReader]:
     """A reader of `columns` as strings; without `columns`, one that is good for its column names only."""
     if source.path.stat().st_size == 0:
         raise UserError(
             f"{source.path}: the file is empty; expected {'rows' if files.columns else 'a header and rows'}"
         )
     with open_bytes(source) as stream:
+        if start:
+            stream.seek(start)
+            while (more := stream.read(_HEAD_BYTES)) and b"\n" not in more:
+                start += len(more)
+            stream.seek(start + more.find(b"\n") + 1)
         yield pyarrow.csv.open_csv(
             stream,
             read_options=pyarrow.csv.ReadOptions(

@@ -1,9 +1,11 @@
-"""A bounded look at a log: the heads of some files and, in Parquet, of some row groups."""
+"""A bounded look at a log: at some places of some files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +19,7 @@ from recdistill.init.dialect import HEAD_BYTES
 ROWS = 100_000
 """Rows that are looked at."""
 PLACES = 8
-"""Files, and row groups of a file, that they are taken from."""
+"""Files, and row groups or places of a file, that they are taken from."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Sample:
         table: the rows; text columns of a text log are strings, missing values are null.
         rows: about how many rows the log has; exactly, where it is Parquet or `whole`.
         whole: the sample is the whole log.
+        places: from how many places of the log the rows are; of 1, they are its first.
     """
 
     files: Files
@@ -37,6 +40,7 @@ class Sample:
     table: pa.Table
     rows: int
     whole: bool
+    places: int
 
 
 def take(files: Files) -> Sample:
@@ -56,16 +60,16 @@ def take(files: Files) -> Sample:
                 "reads one table: write side tables (users, items) into `dataset.joins` by hand"
             )
     quota = -(-ROWS // len(chosen))
-    tables, ended = [], len(chosen) == len(sources)
+    tables, ended, places = [], len(chosen) == len(sources), 0
     for source in chosen:
-        batches, whole = _head(source, files, names, quota)
+        batches, whole, groups = _head(source, files, names, quota)
         tables.append(pa.Table.from_batches(batches) if batches else None)
-        ended = ended and whole
+        ended, places = ended and whole, places + groups
     table = _joined([table for table in tables if table is not None], files)
     if table is None or not table.num_rows:
         raise UserError(f"{sources[0].path}: the log has no rows")
     rows = table.num_rows if ended else max(table.num_rows, _counted(sources))
-    return Sample(files, sources, table, rows, ended)
+    return Sample(files, sources, table, rows, ended, places)
 
 
 def _spread(count: int) -> list[int]:
@@ -73,10 +77,16 @@ def _spread(count: int) -> list[int]:
     return sorted(set(np.linspace(0, count - 1, min(count, PLACES)).astype(int).tolist()))
 
 
-def _head(source: Source, files: Files, names: list[str], quota: int) -> tuple[list[pa.RecordBatch], bool]:
-    """About `quota` rows of one file, and whether they are all that it has."""
+def _head(source: Source, files: Files, names: list[str], quota: int) -> tuple[list[pa.RecordBatch], bool, int]:
+    """About `quota` rows of one file, whether they are all that it has, and from how many places of it they are."""
     if source.format != "parquet":
-        return _first(read(source, files, names), quota)
+        places = _places(source, quota)
+        with suppress(UserError):  # a place may lie inside a value of several lines
+            if len(places) > 1:
+                each = -(-quota // len(places))
+                found = [_first(read(source, files, names, start=start), each)[0] for start in places]
+                return [batch for batches in found for batch in batches], False, len(places)
+        return *_first(read(source, files, names), quota), 1
     with open_parquet(source) as file:
         groups = file.num_row_groups
     picked = [[at] for at in _spread(groups)] if groups else []
@@ -85,7 +95,21 @@ def _head(source: Source, files: Files, names: list[str], quota: int) -> tuple[l
         more, ended = _first(read(source, files, names, group), -(-quota // len(picked)))
         batches += more
         whole = whole and ended
-    return batches, whole
+    return batches, whole, len(picked)
+
+
+def _places(source: Source, quota: int) -> list[int]:
+    """Bytes of a text file after which to begin: others than 0 where it is not packed and has rows enough."""
+    if source.codec or not isinstance(source.path, Path):
+        return [0]
+    size = source.path.stat().st_size
+    with open_bytes(source) as stream:
+        head = stream.read(HEAD_BYTES)
+    lines = head.count(b"\n")
+    if size * lines <= 2 * quota * len(head):
+        return [0]
+    last = size - (quota // PLACES + 2) * len(head) // lines
+    return np.linspace(0, last, PLACES).astype(int).tolist()
 
 
 def _first(stream: Iterator[pa.RecordBatch], quota: int) -> tuple[list[pa.RecordBatch], bool]:

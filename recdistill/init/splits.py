@@ -14,8 +14,10 @@ from recdistill.init.sample import Sample
 
 DAY = 86_400_000_000
 """Microseconds."""
-_ROWS_A_DAY, _MANY_DAYS = 1000, 60
+_ROWS_A_DAY, _MANY_DAYS = 10_000, 60
 """Many days of fewer rows each are too small a unit."""
+_HELD_OUT = 100_000
+"""Rows that validation and test should each have, or a tenth of the log's."""
 _ROWS_A_USER = 5
 _TENTH = {"validation": 0.1, "test": 0.1}
 
@@ -41,8 +43,10 @@ def choose_split(
         return Split(by="random", **_TENTH), None, [said]
     if found.time.unit != "order":
         days, span = len(np.unique(time // DAY)), int(np.ptp(time)) // DAY + 1
-        if days >= 4 and (span <= _MANY_DAYS or sample.rows / span >= _ROWS_A_DAY):
-            return Split(by="days", validation=1, test=1 if days < 8 else 2), found.time, []
+        of_a_day = (len(time) if sample.places == 1 else sample.rows) / span  # of one place, its days are all there
+        if days >= 4 and (span <= _MANY_DAYS or of_a_day >= _ROWS_A_DAY):
+            held = max(1, round(min(_HELD_OUT, sample.rows / 10) / of_a_day))
+            return Split(by="days", validation=held, test=max(held, 1 if days < 8 else 2)), found.time, []
     user = found.subjects.get("user")
     if user and "item" in found.subjects and len(time) / columns[user].distinct >= _ROWS_A_USER:
         # Days of a few hundred rows each are no good as folders: the time is used as an order.

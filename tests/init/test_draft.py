@@ -19,6 +19,7 @@ from recdistill.clicklog.schema import Dataset
 from recdistill.config.base import expand
 from recdistill.config.load import load_job
 from recdistill.errors import UserError
+from recdistill.init import sample
 from recdistill.init.draft import draft
 from recdistill.init.jobfile import LINES, _ranges, render
 from recdistill.init.sample import ROWS
@@ -73,6 +74,22 @@ def test_every_format_gives_a_job_that_ingest_takes(log: Log, through: Through, 
 def test_days_split_by_days(log: Log, through: Through) -> None:
     dataset, text = through(log(timestamp=1_767_225_600 + np.arange(600) * 864))
     assert "split: {by: days, validation: 1, test: 1}" in text and len(dataset.days) == 6
+
+
+def test_as_many_days_are_held_out_as_hold_a_tenth(log: Log, through: Through) -> None:
+    dataset, text = through(log(timestamp=1_767_225_600 + np.arange(600) * 8640))
+    assert "split: {by: days, validation: 6, test: 6}" in text and len(dataset.days) == 60
+
+
+def test_many_short_days_are_no_unit(log: Log, through: Through) -> None:
+    text = through(log(timestamp=1_767_225_600 + np.arange(600) * 10_800))[1]
+    assert "split: {by: user_order, user: user_id, validation: 0.1, test: 0.1}" in text
+
+
+def test_the_days_of_a_long_text_are_seen(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample, "ROWS", 120)  # a fifth of six days
+    found = draft([str(log(timestamp=1_767_225_600 + np.arange(600) * 864))])
+    assert (found.split.by, found.split.validation, found.split.test) == ("days", 1, 1)
 
 
 @pytest.mark.parametrize(

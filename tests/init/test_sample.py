@@ -29,8 +29,31 @@ def test_parquet_is_sampled_from_first_to_last_row_group(few: None, log: Callabl
     assert times[0] < 1_767_225_600 + 86_400 and times[-1] > 1_767_225_600 + 2 * 86_400
 
 
+@pytest.mark.parametrize("header", [True, False])
+def test_text_is_sampled_from_its_first_to_its_last_lines(
+    few: None, log: Callable[..., Path], tmp_path: Path, header: bool
+) -> None:
+    first, *lines = log().read_text().splitlines()
+    path = tmp_path / "plain.csv"
+    path.write_text("\n".join([first] * header + lines) + "\n")
+    found = take(Files(paths=[str(path)], columns=None if header else first.split(",")))
+    assert (found.table.num_rows, found.places, found.whole) == (80, sample.PLACES, False)
+    known = set(lines)
+    rows = [",".join(row.values()) for row in found.table.to_pylist()]
+    assert all(row in known for row in rows) and len(set(rows)) == 80
+    assert lines.index(rows[0]) == 0 and lines.index(rows[-1]) > 580
+
+
+def test_text_with_values_of_several_lines_is_sampled_at_its_head(few: None, tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    broken = "\n" * 10  # most places begin within one
+    path.write_text("label,x,note\n" + "".join(f'{row % 2},{row},"{broken}"\n' for row in range(2000)))
+    found = take(Files(paths=[str(path)]))
+    assert found.places == 1 and found.table["x"].to_pylist() == [str(row) for row in range(80)]
+
+
 @pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
-def test_text_is_sampled_at_its_head_and_its_rows_are_told_by_its_bytes(
+def test_text_is_bounded_and_its_rows_are_told_by_its_bytes(
     few: None, log: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     text = log().read_bytes()
@@ -51,7 +74,7 @@ def test_every_file_gives_a_part(few: None, log: Callable[..., Path]) -> None:
 def test_only_a_bounded_part_of_a_file_is_read(few: None, log: Callable[..., Path], monkeypatch) -> None:
     path, groups = log("log.parquet"), []
 
-    def read(source, files, columns, row_groups=None):
+    def read(source, files, columns, row_groups):
         groups.append(row_groups)
         return sample_read(source, files, columns, row_groups)
 
