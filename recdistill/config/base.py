@@ -19,7 +19,7 @@ MAX_NAMES = 20_000
 MOST_TOLD = 20
 """Mistakes of a job file that are told at once."""
 _LONGEST_RANGE = 500
-_RANGE = re.compile(r"^(?P<stem>.*?)(?P<first>\d+)\.\.(?P=stem)(?P<last>\d+)$")
+_RANGE = re.compile(r"^(?P<stem>.*?)(?P<first>\d+)(?P<tail>[^\d.]*)\.\.(?P=stem)(?P<last>\d+)(?P=tail)$")
 
 
 class Section(BaseModel):
@@ -46,7 +46,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def expand(names: Any) -> list[str]:
-    """Spells out short forms of column names: `"a, b"` is a and b, `C1..C26` is C1, C2, ... C26.
+    """Spells out short forms of column names: `"a, b"` is a and b, `C1..C26` is C1, C2, ... C26, `C1_x..C3_x` alike.
 
     Raises `ValueError` for what is neither text nor a list of texts, for a range that is none, and for too many names.
     """
@@ -64,5 +64,5 @@ def expand(names: Any) -> list[str]:
         first, last = int(match["first"]), int(match["last"])
         if not first <= last <= first + 9999:
             raise ValueError(f"{part!r} is not a range: expected first <= last, at most 10,000 names")
-        out.extend(f"{match['stem']}{number}" for number in range(first, last + 1))
+        out.extend(f"{match['stem']}{number}{match['tail']}" for number in range(first, last + 1))
     return out

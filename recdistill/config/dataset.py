@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -196,6 +197,9 @@ class Dense(Section):
     column: str | None = None
     transform: Literal["none", "log"] = "none"
     standardise: bool = True
+    bins: int | None = Field(None, ge=2, le=10_000, exclude=True)
+    """Gives the feature `<name>_bucket` too, a `bucket` of so many: a model of embeddings makes more of a number that
+    it also has as an id."""
 
 
 class Bucket(Section):
@@ -244,6 +248,21 @@ class Dataset(Section):
                 out[name] = feature
             if len(out) > MAX_NAMES:
                 raise ValueError(f"more than {MAX_NAMES:,} features")
+        return out
+
+    @field_validator("features")
+    @classmethod
+    def _with_buckets(cls, value: dict[str, Feature]) -> dict[str, Feature]:
+        out: dict[str, Feature] = {}
+        for name, feature in value.items():
+            out[name] = feature
+            if isinstance(feature, Dense) and feature.bins is not None:
+                out[name], twin = feature.model_copy(update={"bins": None}), f"{name}_bucket"
+                if twin in value:
+                    raise ValueError(f"feature {twin!r} is given twice: it comes of the `bins` of {name!r} too")
+                if not re.match(NAME, twin):
+                    raise ValueError(f"feature {name!r} has a name too long for its `bins`: name it otherwise")
+                out[twin] = Bucket(kind="bucket", column=feature.column or name, bins=feature.bins)
         return out
 
     @model_validator(mode="after")

@@ -191,7 +191,7 @@ class Student(Architecture):
     """The foundation teacher's parameters over the student's, tables included."""
     dims: Annotated[list[Annotated[int, Field(ge=1), AfterValidator(_whole_rows)]], Field(min_length=1)] | None = None
     """Embedding dimensions to try: 1, 2, or multiples of four, as fused kernels want them. A wider one has tables of
-    fewer rows. Where several fit, validation NE decides (see `Learning.shapes`). When absent: powers of two up to 16,
+    fewer rows. Where several fit, validation NE decides (see `Learning.shapes`). When absent: powers of two up to 64,
     from the widest that leaves a row for every id, four of them at most."""
     top: list[Width] = Field([32], min_length=1)
     bottom: list[Width] = []

@@ -23,6 +23,8 @@ from recdistill.init.splits import choose_split
 from recdistill.init.subjects import comes_again, goes_with, tells
 
 LEAST_ROWS = 100
+MOST_BUCKETS, BINS = 64, 20
+"""Numbers that are cut into buckets too, at most, and into how many."""
 
 
 @dataclass
@@ -96,7 +98,7 @@ def draft(paths: list[str], label: str | None = None) -> Draft:
         reasons = "; ".join(f"{choice.column}: {choice.reason}" for choice in choices)[:300] or "no other column"
         nothing = f"beside the label {found.label.column!r} nothing is left to learn from"
         raise UserError(f"{where}: {nothing} ({reasons})")
-    features = _with_an_id(features, columns)
+    features = _with_buckets(features)
     kept = {choice.column for choice in features.values()}
     found.subjects = {role: column for role, column in found.subjects.items() if column in kept}
     split, found.time, said = choose_split(found, columns, time, sample)
@@ -163,12 +165,14 @@ def _free(name: str, taken: set[str]) -> str:
     return name if name not in taken else next(f"{name}_{n}" for n in range(2, 10_000) if f"{name}_{n}" not in taken)
 
 
-def _with_an_id(features: dict[str, Choice], columns: dict[str, Profile]) -> dict[str, Choice]:
-    """A model needs a feature of ids: where every one is dense, each is cut into buckets too."""
-    if any(not isinstance(choice.kind, Dense) for choice in features.values()):
+def _with_buckets(features: dict[str, Choice]) -> dict[str, Choice]:
+    """A model of embeddings makes more of a number that it also has as an id, and without any id there is no model."""
+    dense = [name for name, choice in features.items() if isinstance(choice.kind, Dense)]
+    if len(dense) > MOST_BUCKETS and len(dense) < len(features):
         return features
-    more = {
-        _free(f"{name}_bucket", set(features)): replace(choice, kind=Bucket(kind="bucket", bins=20))
-        for name, choice in features.items()
-    }
-    return {**features, **more}
+    out: dict[str, Choice] = {}
+    for name, choice in features.items():
+        out[name] = choice
+        if name in dense and (twin := f"{name}_bucket") not in features and re.match(NAME, twin):
+            out[twin] = replace(choice, kind=Bucket(kind="bucket", bins=BINS))
+    return out

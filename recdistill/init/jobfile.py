@@ -10,18 +10,18 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-from recdistill.config.dataset import Bag, Dense, Single
+from recdistill.config.dataset import Bag, Bucket, Dense, Single
 from recdistill.config.job import Job, Tune
 from recdistill.config.models import Train
 from recdistill.config.yaml12 import parse
-from recdistill.init.draft import Draft
+from recdistill.init.draft import BINS, Draft
 from recdistill.init.features import Choice, Kind
 
 LINES = 60
 _WIDTH, _WIDEST = 112, 1000
 """Characters of a line; a YAML key may have 1,024."""
 _FEATURE_LINES = 16
-_COMMENTS = [(10, 8), (3, 3), (2, 2)]
+_COMMENTS = [(10, 8), (3, 3), (2, 1)]
 """How many doubts, and how many reasons for leaving columns out, are written down: fewer where lines are short."""
 _NUMBERED = re.compile(r"^(.*?)(0|[1-9]\d*)$")
 
@@ -123,7 +123,10 @@ def _features(draft: Draft) -> list[str]:
     groups: dict[str, list[str]] = {}
     for name, choice in draft.features.items():
         assert choice.kind is not None
-        groups.setdefault(_spec(name, choice.column, choice.kind), []).append(name)
+        if not isinstance(choice.kind, Bucket):  # the number says so
+            twin = draft.features.get(f"{name}_bucket")
+            bins = twin is not None and isinstance(twin.kind, Bucket)
+            groups.setdefault(_spec(name, choice.column, choice.kind, bins), []).append(name)
     for width in (_WIDTH, _WIDEST):
         lines = [line for spec, names in groups.items() for line in _wrapped(_ranges(names), spec, width)]
         if len(lines) <= _FEATURE_LINES:
@@ -134,7 +137,7 @@ def _features(draft: Draft) -> list[str]:
     return lines
 
 
-def _spec(name: str, column: str, kind: Kind) -> str:
+def _spec(name: str, column: str, kind: Kind, bins: bool) -> str:
     parts = [f"kind: {kind.kind}"]
     if column != name:
         parts.append(f"column: {_text(column)}")
@@ -144,6 +147,8 @@ def _spec(name: str, column: str, kind: Kind) -> str:
         parts.append(f"min_count: {kind.min_count}")
     if isinstance(kind, Dense) and kind.transform != "none":
         parts.append(f"transform: {kind.transform}")
+    if isinstance(kind, Dense) and bins:
+        parts.append(f"bins: {BINS}")
     return f"{{{', '.join(parts)}}}"
 
 
@@ -209,10 +214,14 @@ def _models(draft: Draft) -> list[str]:
         f"       train: &teacher {{batch_size: {train.batch_size}, epochs: {train.epochs}, "
         f"checks_per_epoch: {train.checks_per_epoch}, patience: {train.patience}}}}}",
     ]
-    if len(ids) > 1:
-        half = [width // 2 for width in teacher.top]
-        sizes = f"dim: {teacher.dim // 2}, top: {half}{unknown}{rates}, train: *teacher"
-        lines.append(f"    ids: {{kind: dlrm, features: [{', '.join(ids)}], {sizes}}}")
+    half = [width // 2 for width in teacher.top]
+    sizes = f"dim: {teacher.dim // 2}, top: {half}{unknown}{rates}, train: *teacher"
+    experts = {"ids": ids} if len(ids) > 1 else {}
+    others = [name for name in draft.features if name not in ids]
+    if draft.news and others:  # what is known of an item that is new
+        experts["context"] = others
+    for name, seen in experts.items():
+        lines += _folded(f"    {name}: {{kind: dlrm, features: [{', '.join(_ranges(seen))}], {sizes}}}")
     interaction = "" if student.interaction == "dot" else f", interaction: {student.interaction}"
     lines += [
         "    trees: {kind: sklearn}",
@@ -243,9 +252,14 @@ def _recombine(draft: Draft) -> list[str]:
         return []
     groups = f"[[{', '.join(_ranges(names))}]]"
     rows = 4.0 if draft.news else 1.0  # of the validation days alone
-    return [
-        f"  recombine: {{rows: {rows}, groups: {groups}}}   # students also hear what teachers think of other items"
-    ]
+    first, *more = _folded(f"  recombine: {{rows: {rows}, groups: {groups}}}")
+    return [first, *more] if more else [f"{first}   # students also hear what teachers think of other items"]
+
+
+def _folded(line: str) -> list[str]:
+    """A line with a flow of values, on as many lines as it needs."""
+    inside = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.wrap(line, _WIDTH, subsequent_indent=inside, break_long_words=False, break_on_hyphens=False)
 
 
 def _text(value: str) -> str:

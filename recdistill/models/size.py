@@ -7,7 +7,7 @@ from recdistill.config.models import Student
 from recdistill.errors import UserError
 from recdistill.models.shape import Shape, TableShape, shape_of
 
-DIMS, MOST = (1, 2, 4, 8, 16), 4
+DIMS, MOST = (1, 2, 4, 8, 16, 32, 64), 4
 """Dimensions to try where a job names none, and how many of them at most."""
 LEAST = 2
 """Rows that a table keeps at least: one of its own for the most frequent id, one for all others."""

@@ -40,6 +40,26 @@ def test_a_dumped_job_reads_back_to_itself(job_file: Path, tmp_path: Path) -> No
     assert load_job(tmp_path / "dumped.yaml") == job
 
 
+def test_a_number_with_bins_is_a_bucket_too(job_file: Path, tmp_path: Path) -> None:
+    numbers = "N1..N2: {kind: dense, bins: 7}, age: {kind: dense, column: years, bins: 9}, user: {kind: single}"
+    seen = "teachers.members.ids={kind: dlrm, features: 'user, N1_bucket..N2_bucket', dim: 4}"
+    job = load_job(job_file, [f"dataset.features={{{numbers}}}", seen, "teachers.members.foundation.features=[user]"])
+    found = {name: (each.kind, getattr(each, "column", None)) for name, each in job.dataset.features.items()}
+    assert found == {
+        "N1": ("dense", None),
+        "N1_bucket": ("bucket", "N1"),
+        "N2": ("dense", None),
+        "N2_bucket": ("bucket", "N2"),
+        "age": ("dense", "years"),
+        "age_bucket": ("bucket", "years"),
+        "user": ("single", None),
+    }
+    assert job.dataset.features["age_bucket"].bins == 9
+    assert job.teachers.members["ids"].features == ["user", "N1_bucket", "N2_bucket"]
+    (tmp_path / "dumped.yaml").write_text(dump_job(job))
+    assert load_job(tmp_path / "dumped.yaml") == job
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
@@ -52,6 +72,21 @@ def test_a_dumped_job_reads_back_to_itself(job_file: Path, tmp_path: Path) -> No
             "min_count: 2",
             "min_count: two",
             "job.yaml:6: dataset.features.user.min_count: expected a whole number, came 'two'",
+        ),
+        (
+            "age: {kind: dense}",
+            "age: {kind: dense, bins: 5}\n    age_bucket: {kind: single}",
+            "job.yaml:5: dataset.features: feature 'age_bucket' is given twice: it comes of the `bins` of 'age' too",
+        ),
+        (
+            "age: {kind: dense}",
+            "age: {kind: dense, bins: 1}",
+            "job.yaml:8: dataset.features.age.bins: expected at least 2, came 1",
+        ),
+        (
+            "age: {kind: dense}",
+            f"{'a' * 100}: {{kind: dense, bins: 2}}",
+            f"job.yaml:5: dataset.features: feature '{'a' * 100}' has a name too long for its `bins`",
         ),
         ("min_count: 2", "min_count: 0", "job.yaml:6: dataset.features.user.min_count: expected at least 1, came 0"),
         (

@@ -20,7 +20,7 @@ from recdistill.config.base import expand
 from recdistill.config.load import load_job
 from recdistill.errors import UserError
 from recdistill.init import sample
-from recdistill.init.draft import draft
+from recdistill.init.draft import MOST_BUCKETS, draft
 from recdistill.init.jobfile import LINES, _ranges, render
 from recdistill.init.sample import ROWS
 from recdistill.models.shape import shape_of
@@ -64,6 +64,7 @@ def test_every_format_gives_a_job_that_ingest_takes(log: Log, through: Through, 
         "user_id": "single",
         "item_id": "single",
         "price": "dense",
+        "price_bucket": "bucket",
         "tags": "bag",
         "clicked": "history",
     }
@@ -109,13 +110,23 @@ def test_odd_names_become_features(log: Log, through: Through) -> None:
     odd = {"a b": 1, "c, d": 2, "naïve": 3, "1st": 4, "weight": -1, "x..y": 5, "time": 6, "null": 7, "e: f": 8, "": 9}
     values = {name: rng.integers(0, 5, 600) - (name == "weight") for name in odd}
     dataset, _ = through(log(**values))
-    assert len(kinds(dataset)) == 5 + len(odd) - 1  # a column without a name is left out
+    assert len(kinds(dataset)) == 6 + len(odd) - 1  # a column without a name is left out, the price is a bucket too
 
 
 def test_only_numbers_become_buckets_too(log: Log, through: Through) -> None:
     dataset, _ = through(log(drop=("user_id", "item_id", "tags"), heat=rng.normal(size=600)))
     assert sorted(kinds(dataset).values()) == ["bucket", "bucket", "dense", "dense"]
     assert any(table.encoding == "bucket" for table in dataset.schema.tables)
+
+
+def test_a_column_that_is_called_like_a_bucket_is_none(log: Log, through: Through) -> None:
+    dataset, text = through(log(price_bucket=rng.integers(0, 5, 600)))
+    assert kinds(dataset)["price_bucket"] == "single" and "bins" not in text
+
+
+def test_very_many_numbers_are_no_buckets(log: Log, through: Through) -> None:
+    dataset, _ = through(log(**{f"x{number}": rng.normal(size=600) for number in range(MOST_BUCKETS)}))
+    assert "bucket" not in kinds(dataset).values()
 
 
 def test_a_thousand_columns_fit_on_a_page(log: Log, tmp_path: Path) -> None:
@@ -213,7 +224,8 @@ def test_the_shipped_sample(through: Through) -> None:
 def test_small_real_logs_go_through(real: Callable[[str], list[str]], through: Through, name: str) -> None:
     dataset, text = through(*real(name))
     if name == "criteo-10k":
-        assert kinds(dataset) == {f"I{n}": "dense" for n in range(1, 14)} | {f"C{n}": "single" for n in range(1, 27)}
+        numbers = {f"I{n}": "dense" for n in range(1, 14)} | {f"I{n}_bucket": "bucket" for n in range(1, 14)}
+        assert kinds(dataset) == numbers | {f"C{n}": "single" for n in range(1, 27)}
     else:
         assert "{column: rating, at_least: 4}" in text and kinds(dataset)["liked"] == "history"
 

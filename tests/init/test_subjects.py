@@ -30,7 +30,9 @@ ITEM, USER, ROWS = columns()["item_id"], columns()["user_id"], len(columns()["it
     ],
 )
 def test_what_follows_from_an_item_goes_with_it(look: Look, name: str, values: np.ndarray, goes: bool) -> None:
-    assert look(**{name: values}).of_the_item == ["item_id", *([name] if goes else [])]
+    found = look(**{name: values})
+    theirs = [name, f"{name}_bucket"] if f"{name}_bucket" in found.features else [name]
+    assert found.of_the_item == ["item_id", *(theirs if goes else [])]
 
 
 def test_the_job_recombines_items_and_what_is_theirs(look: Look, tmp_path) -> None:
@@ -58,10 +60,11 @@ def test_news_is_taught_day_by_day(look: Look, tmp_path: Path) -> None:
     found = look(timestamp=days, item_id=np.arange(ROWS) // 20)
     assert found.of_the_item and found.news
     text = render(found, ["log.csv"], tmp_path / "job.yaml")
-    assert "regime: prequential" in text and "folds" not in text and text.count("unknown: 0.3") == 3
+    assert "regime: prequential" in text and "folds" not in text and text.count("unknown: 0.3") == 4
     (tmp_path / "job.yaml").write_text(text)
     job = load_job(tmp_path / "job.yaml", [])
     assert job.student.unknown == 0.3 and job.distill.recombine is not None
+    assert job.teachers.members["context"].features == ["price", "price_bucket", "tags"]
 
 
 def test_new_items_without_days_are_not_recombined(look: Look) -> None:
