@@ -37,7 +37,10 @@ def init(
         Path,
         typer.Option("--out", "-o", metavar="JOB.yaml", help="The job file to write; a new one.", callback=local),
     ],
-    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="The label, if it cannot be told.")] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN[=VALUE]", help="The label, if it cannot be told, and what makes a row positive."),
+    ] = None,
 ) -> None:
     """Looks at a click log, writes a job file for it, and tells what it was unsure of."""
     if out.exists():

@@ -38,6 +38,11 @@ def describe(paths: list[str]) -> tuple[Files, list[str]]:
 
 def _describe_text(first: Source, files: Files) -> tuple[Files, list[str]]:
     head = _head(first)
+    if head and head[0].lstrip()[:1] in ("{", "["):
+        raise UserError(
+            f"{first.path}: this looks like JSON; write it as Parquet, as pandas.read_json(..., lines=True) and "
+            ".to_parquet do, or as csv"
+        )
     delimiter = _delimiter(head, _DELIMITERS[first.format])
     doubts = []
     if files.format is not None:

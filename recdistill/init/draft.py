@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 
 from recdistill.config.base import NAME
-from recdistill.config.dataset import RESERVED, Bucket, Dense, Split
+from recdistill.config.dataset import RESERVED, Bag, Bucket, Dense, Single, Split
 from recdistill.config.job import Tune
 from recdistill.config.models import DlrmTeacher, Student, Train
 from recdistill.errors import UserError
@@ -15,12 +15,13 @@ from recdistill.init import leaks
 from recdistill.init.clock import instants
 from recdistill.init.dialect import describe
 from recdistill.init.features import Choice, choose
+from recdistill.init.names import HISTORY, mentions
 from recdistill.init.profile import Profile, profile
 from recdistill.init.roles import Roles, assign
 from recdistill.init.sample import Sample, take
 from recdistill.init.sizes import choose_student, choose_teacher, choose_training
 from recdistill.init.splits import choose_split
-from recdistill.init.subjects import comes_again, goes_with, tells
+from recdistill.init.subjects import comes_again, goes_with, holds_items, tells
 
 LEAST_ROWS = 100
 MOST_BUCKETS, BINS = 64, 20
@@ -98,7 +99,7 @@ def draft(paths: list[str], label: str | None = None) -> Draft:
         reasons = "; ".join(f"{choice.column}: {choice.reason}" for choice in choices)[:300] or "no other column"
         nothing = f"beside the label {found.label.column!r} nothing is left to learn from"
         raise UserError(f"{where}: {nothing} ({reasons})")
-    features = _with_buckets(features)
+    features = _sharing(_with_buckets(features), columns, found.subjects.get("item"))
     kept = {choice.column for choice in features.values()}
     found.subjects = {role: column for role, column in found.subjects.items() if column in kept}
     split, found.time, said = choose_split(found, columns, time, sample)
@@ -163,6 +164,19 @@ def _name(columns: dict[str, Choice]) -> dict[str, Choice]:
 
 def _free(name: str, taken: set[str]) -> str:
     return name if name not in taken else next(f"{name}_{n}" for n in range(2, 10_000) if f"{name}_{n}" not in taken)
+
+
+def _sharing(features: dict[str, Choice], columns: dict[str, Profile], item: str | None) -> dict[str, Choice]:
+    """Earlier items, a column each or all in one, are looked up where the item itself is."""
+    own = next((name for name, choice in features.items() if choice.column == item), None)
+    out = dict(features)
+    for name, choice in features.items():
+        kind, column = choice.kind, columns[choice.column]
+        if own is None or name == own or not mentions(column.name, HISTORY) or not isinstance(kind, Single | Bag):
+            continue
+        if holds_items(column, columns[features[own].column], getattr(kind, "delimiter", None)):
+            out[name] = replace(choice, kind=kind.model_copy(update={"min_count": 1, "share": own}))
+    return out
 
 
 def _with_buckets(features: dict[str, Choice]) -> dict[str, Choice]:

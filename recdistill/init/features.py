@@ -52,7 +52,7 @@ def choose(column: Profile, positive: Array, time: Array | None, role: str | Non
     if unusable := _unusable(column):
         return unusable
     told = leaks.alone(column, positive)
-    if left_out := _leaking(column, told) or (None if role else _useless(column, time)):
+    if left_out := _leaking(column, told, positive) or (None if role else _useless(column, time)):
         return left_out
     kind, reason, doubt = _kind(column, role, rows)
     suspicious = told > leaks.SUSPICIOUS
@@ -78,12 +78,15 @@ def _unusable(column: Profile) -> Choice | None:
     return None
 
 
-def _leaking(column: Profile, told: float) -> Choice | None:
+def _leaking(column: Profile, told: float, positive: Array) -> Choice | None:
     if told > leaks.LEAK:
         doubt = f"left out, for alone it tells the label with AUC {told:.4f}, as if it were made from it"
         return Choice(column.name, None, "gives the label away", doubt, True)
-    if names.known_afterwards(column.name):
+    if names.known_afterwards(column.name, column.family == "flag" or set(column.values) <= {"0", "1"}):
         doubt = "left out, for by its name it is known only after the impression"
+        return Choice(column.name, None, "known only afterwards", doubt, True)
+    if leaks.comes_of(column, positive):
+        doubt = "left out, for with some of its values every row is positive, as if it came of the click"
         return Choice(column.name, None, "known only afterwards", doubt, True)
     return None
 
@@ -122,6 +125,8 @@ def _kind_of_numbers(column: Profile, single: Single) -> tuple[Kind, str, str | 
     if not column.is_whole:
         return dense, "numbers", None
     values = f"{column.distinct:,} values"
+    if names.mentions(column.name, names.HISTORY) and column.distinct > _FEW:
+        return single, values, None
     category, quantity = names.mentions(column.name, names.CATEGORY), names.mentions(column.name, names.QUANTITY)
     if column.distinct <= 2 or (category and not quantity):
         return single, values, None

@@ -145,6 +145,8 @@ def _spec(name: str, column: str, kind: Kind, bins: bool) -> str:
         parts.append(f"delimiter: {json.dumps(kind.delimiter)}")
     if isinstance(kind, Single | Bag) and kind.min_count > 1:
         parts.append(f"min_count: {kind.min_count}")
+    if isinstance(kind, Single | Bag) and kind.share is not None:
+        parts.append(f"share: {kind.share}")
     if isinstance(kind, Dense) and kind.transform != "none":
         parts.append(f"transform: {kind.transform}")
     if isinstance(kind, Dense) and bins:
@@ -198,6 +200,7 @@ def _models(draft: Draft) -> list[str]:
     teacher, student = draft.teacher, draft.student
     train = teacher.train
     ids = [draft.named(column) for column in draft.roles.subjects.values()]
+    ids += [name for name, choice in draft.features.items() if getattr(choice.kind, "share", None)]
     ids += [draft.history] if draft.history else []
     unknown = ", unknown: 0.3" if draft.news else ""
     rates = f", embedding_rates: {teacher.embedding_rates}" if teacher.embedding_rates else ""

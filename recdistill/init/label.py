@@ -26,15 +26,24 @@ def find_label(columns: dict[str, Profile], asked: str | None, where: str) -> Ru
 
     Args:
         columns: profiles of a sample.
-        asked: the label's column, where somebody said so.
+        asked: the label's column, where somebody said so, or `column=value` for what makes a row positive.
         where: the log's name, for messages.
 
     Raises:
         UserError: no column can be the label, or several can.
     """
+    name, _, value = (asked or "").partition("=")
+    if asked not in columns and value and name in columns:
+        return _equal_to(columns[name], value, where)
     chosen, doubts = _column(columns, asked, where)
     label, positive, said = _rule(columns[chosen], where)
     return label, positive, [*doubts, *said]
+
+
+def _equal_to(column: Profile, value: str, where: str) -> Rule:
+    if value not in column.values:
+        raise UserError(f"{where}: no row has {column.name} = {value!r}; it holds {_some(column.values)}")
+    return Label(column=column.name, equals=value), column.codes == column.values.index(value), []
 
 
 def _column(columns: dict[str, Profile], asked: str | None, where: str) -> tuple[str, list[str]]:
@@ -81,8 +90,13 @@ def _rule(column: Profile, where: str) -> Rule:
         positive = column.codes == column.values.index(yes)
         said = f"a row is positive where {name} is {yes!r}, the rarer of its two values ({positive.mean():.0%})"
         return Label(column=name, equals=yes), positive, [] if yes.strip().lower() in _YES else [said]
-    found = f"{column.distinct:,} different texts" if column.family == "text" else str(column.cells.type)
-    raise UserError(f"{where}: the label {name!r} holds {found}; expected 0 and 1, two values, or numbers")
+    if column.family != "text":
+        found = str(column.cells.type)
+        raise UserError(f"{where}: the label {name!r} holds {found}; expected 0 and 1, two values, or numbers")
+    raise UserError(
+        f"{where}: the label {name!r} holds {column.distinct:,} different texts ({_some(column.values)}); say which is "
+        f"positive, as in --label {name}={column.values[0]}"
+    )
 
 
 def _rule_of_numbers(name: str, numbers: Array) -> Rule:

@@ -13,7 +13,9 @@ SUSPICIOUS = 0.95
 """One that reaches this is kept, and pointed at."""
 CLOCK = 0.98
 """A rank correlation with time above this makes a column a second clock."""
-_BINS = 64
+PURE, SELDOM = 0.995, 0.8
+"""Of rows with one value nearly all are positive, where no more than so many of all rows are: it comes of the click."""
+_BINS, _FEW, _ENOUGH = 64, 20, 100
 _LEAST = 20
 """Rows of each class that a half needs for its AUC to mean anything."""
 
@@ -43,6 +45,21 @@ def alone(column: Profile, label: Array) -> float:
         plain = auc(label, np.nan_to_num(column.numbers, nan=float(np.median(column.known))))
         found = max(found, plain, 1 - plain)
     return found
+
+
+def comes_of(column: Profile, label: Array) -> bool:
+    """Whether a value, or having any but the most frequent one, goes with positive rows alone.
+
+    As a like does, which comes of a click and is far too seldom to tell a click by itself.
+    """
+    if label.mean() > SELDOM:
+        return False
+    codes = column.codes + 1
+    rows, positive = np.bincount(codes), np.bincount(codes, label)
+    groups = np.stack([rows, positive]) if column.distinct <= _FEW else np.zeros((2, 0))
+    others = [[len(label) - rows.max()], [label.sum() - positive[rows.argmax()]]]
+    rows, positive = np.concatenate([groups, others], axis=1)
+    return bool(((rows >= _ENOUGH) & (positive >= PURE * rows)).any())
 
 
 def follows(column: Profile, time: Array) -> float:

@@ -14,13 +14,16 @@ def _these(text: str) -> tuple[str, ...]:
 
 _KEY = _these("id ids idx key hash no")
 LABEL = _these("label click clicked clk target y converted conversion purchased liked isclick installed")
-RATING = _these("rating ratings stars score")
+RATING = _these("rating ratings star stars score overall")
 TIME = _these("time timestamp ts datetime date created utc")
 ORDER = _these("seq sequence step")
-USER = _these("user userid uid customer visitor member viewer reader buyer msno")
+USER = _these(
+    "user userid uid customer visitor visitorid member viewer reader buyer reviewer client account person msno"
+)
 ITEM = _these(
-    "item itemid iid article movie film product ad adid creative banner news song track video photo book game app doc "
-    "document content sku asin post job listing hotel restaurant recipe"
+    "item itemid iid article movie film product ad adid advert adgroup creative banner news song track video photo "
+    "book game app doc document content sku asin isbn post job listing hotel restaurant business venue poi place "
+    "recipe anime title episode artist course coupon deal"
 )
 EXAMPLE = _these("example impression row event uuid guid")
 WEIGHT = _these("weight sampleweight")
@@ -35,10 +38,22 @@ QUANTITY = _these(
     "age price cost count cnt num n views clicks size length duration distance total amount rate ratio ctr avg mean "
     "sum min max days hours minutes seconds year score impressions visits freq frequency rank income lat lon i"
 )
+HISTORY = _these("hist history prev previous last past before ago prior ever")
+FEEDBACK = _these(
+    "like liked dislike disliked follow followed share shared comment commented forward forwarded repost retweet reply "
+    "hate report skip skipped favorite favourite fav collect collected save saved bookmark cart download subscribe "
+    "enter buy bought ordered finish finished"
+)
+"""What else people do with what they are shown; `item_likes`, a count, may be known before."""
 AFTERWARDS = _these("dwell revenue purchase purchased conversion converted outcome refund watched completed")
 AFTERWARDS_PAIRS = frozenset(
-    {("session", "size"), ("session", "length"), ("session", "duration"), ("watch", "time"), ("play", "time")}
-    | {("time", "spent"), ("read", "time"), ("order", "value")}
+    {("session", "size"), ("session", "length"), ("session", "duration"), ("time", "spent"), ("order", "value")}
+    | {("long", "view"), ("effective", "view")}
+    | set(
+        itertools.product(
+            ("watch", "watching", "play", "playing", "read", "reading", "stay", "view"), ("time", "times")
+        )
+    )
 )
 
 
@@ -58,6 +73,9 @@ def subject(name: str) -> str | None:
     return rest[0] if len(rest) == 1 else None
 
 
-def known_afterwards(name: str) -> bool:
-    """Whether a name tells of something that is known only after the impression."""
-    return mentions(name, AFTERWARDS) or any(pair in AFTERWARDS_PAIRS for pair in itertools.pairwise(words(name)))
+def known_afterwards(name: str, yes_or_no: bool) -> bool:
+    """Whether a name tells of something that is known only after the impression; `yes_or_no` is what it holds."""
+    if mentions(name, HISTORY):
+        return False
+    paired = any(pair in AFTERWARDS_PAIRS for pair in itertools.pairwise(words(name)))
+    return paired or mentions(name, AFTERWARDS) or (yes_or_no and mentions(name, FEEDBACK + LABEL))

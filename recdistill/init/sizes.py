@@ -91,12 +91,15 @@ def _schema(features: dict[str, Choice], columns: dict[str, Profile]) -> Schema:
         if isinstance(kind, Dense):
             dense.append(DenseColumn(name=name, mean=0, std=1, source={}))
             continue
+        shared = getattr(kind, "share", None)
+        sparse.append(Sparse(name=name, kind="single", table=shared or name, source={}))
+        if shared:
+            continue
         if isinstance(kind, Bucket):
             rows = min(kind.bins, column.distinct) + 1
         else:
             assert isinstance(kind, Single | Bag)
             counts = np.bincount(column.codes[column.codes >= 0])
             rows = int(np.sum(_TRAINED * counts >= kind.min_count)) + 2
-        sparse.append(Sparse(name=name, kind="single", table=name, source={}))
         tables.append(Table(name=name, rows=rows, encoding="vocabulary"))
     return Schema(sparse=sparse, dense=dense, tables=tables)

@@ -11,6 +11,8 @@ LEAST_ROWS = 2.0
 """Rows an item, on average: with fewer, everything seems to follow from it."""
 BEFORE, KNOWN = 0.8, 0.8
 """Of the last fifth of the rows, at least this share must be of items that the rows before have."""
+ALIKE = 0.5
+"""Of a column's values at least this share must be items for it to hold items."""
 FOLLOWS, EXPLAINED = 1.02, 0.5
 """A column follows from an item where it has no more values than so many an item; a number that changes, such as a
 counter, is the item's where the item explains so much of its variance, and more than the user does."""
@@ -31,6 +33,13 @@ def comes_again(item: Profile, time: Array) -> bool:
     order = np.argsort(time, kind="stable")
     first, last = np.split(item.codes[order], [int(len(order) * BEFORE)])
     return bool(np.isin(last, first).mean() > KNOWN)
+
+
+def holds_items(column: Profile, item: Profile, delimiter: str | None) -> bool:
+    """Whether a column's values, or what a list or the delimiter cuts them into, are mostly ids of items."""
+    cut = "|" if column.family == "list" else delimiter
+    values = {piece for value in column.values for piece in (value.split(cut) if cut else [value])}
+    return len(values & set(item.values)) >= ALIKE * max(1, len(values))
 
 
 def goes_with(column: Profile, item: Profile, user: Profile) -> bool:

@@ -68,3 +68,11 @@ def test_a_header_that_is_not_utf_8_is_one_sentence(tmp_path: Path) -> None:
     files, _ = describe([str(path)])
     with pytest.raises(UserError, match="not text in UTF-8"):
         take(files)
+
+
+@pytest.mark.parametrize("text", ['{"user": 1, "label": 0}\n{"user": 2, "label": 1}\n', '[{"user": 1}]\n'])
+@pytest.mark.parametrize("name", ["log.jsonl", "log.csv"])
+def test_json_is_told_apart(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match="looks like JSON; write it as Parquet"):
+        describe([str(tmp_path / name)])

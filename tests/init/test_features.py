@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from recdistill.init import leaks
 from recdistill.init.draft import Draft
 from recdistill.init.features import Choice
+from recdistill.init.jobfile import render
 from recdistill.init.profile import profile
 
 Look = Callable[..., Draft]
@@ -64,6 +67,12 @@ def test_a_long_tail_takes_a_logarithm(look: Look) -> None:
         ("leak", LABEL + rng.normal(0, 0.05, 600), "gives the label away"),
         ("session_size", rng.integers(1, 9, 600), "known only afterwards"),
         ("dwell_ms", rng.random(600), "known only afterwards"),
+        ("is_like", rng.integers(0, 2, 600), "known only afterwards"),
+        ("share", rng.random(600) < 0.3, "known only afterwards"),
+        ("long_view", rng.integers(0, 3, 600), "known only afterwards"),
+        ("watching_times", rng.integers(0, 50, 600), "known only afterwards"),
+        ("opened", np.where(LABEL & (np.arange(600) % 2), "deep", "no"), "known only afterwards"),
+        ("depth", LABEL * rng.integers(0, 2, 600) * rng.random(600), "known only afterwards"),
         ("same", "x", "always the same"),
         ("nothing", None, "empty"),
         ("hour", np.arange(600) // 25 + 1000, "only counts time"),
@@ -84,6 +93,37 @@ def test_what_is_left_out(look: Look, name: str, values: Any, reason: str) -> No
         assert any(doubt.startswith(f"{name}:") for doubt in found.doubts)
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("item_likes", rng.integers(0, 50, 600)),
+        ("liked_before", rng.integers(0, 2, 600)),
+        ("followers", rng.integers(0, 2, 600)),
+        ("muted", np.where(1 - LABEL, np.arange(600) % 2, 0)),  # with it nobody clicks, which may be known before
+    ],
+)
+def test_what_is_known_before_stays(look: Look, name: str, values: Any) -> None:
+    assert of(look(drop=("label",), label=LABEL, **{name: values}), name).kind is not None
+
+
+def test_what_seldom_is_no_click_comes_of_nothing() -> None:
+    label = np.arange(2000) % 10 > 0
+    flag = profile("flag", pa.array(np.where(label & (np.arange(2000) % 3 == 0), 1, 0)))
+    assert not leaks.comes_of(flag, label) and leaks.comes_of(flag, label & (np.arange(2000) % 3 == 0))
+
+
+def test_earlier_items_are_looked_up_where_the_item_is(look: Look, tmp_path: Path) -> None:
+    again = {f"hist_{number}": rng.integers(0, 30, 600) for number in (1, 2)}
+    bag = np.array(["|".join(map(str, rng.integers(0, 30, 4))) for _ in range(600)])
+    found = look(**again, item_history=bag, last_seen=[f"p{n}" for n in rng.integers(0, 30, 600)])
+    shared = {name: getattr(choice.kind, "share", None) for name, choice in found.features.items()}
+    assert {name for name, of in shared.items() if of == "item_id"} == {"hist_1", "hist_2", "item_history"}
+    text = render(found, ["log.csv"], tmp_path / "job.yaml")
+    assert "hist_1, hist_2: {kind: single, share: item_id}" in text
+    assert 'item_history: {kind: bag, delimiter: "|", share: item_id}' in text
+    assert "features: [user_id, item_id, hist_1, hist_2, item_history, clicked]" in text
+
+
 def test_a_column_that_says_a_lot_is_kept_and_pointed_at(look: Look) -> None:
     noisy = np.where(rng.random(600) < 0.97, LABEL, 1 - LABEL)
     choice = of(look(drop=("label",), label=LABEL, hint=noisy), "hint")
@@ -92,8 +132,6 @@ def test_a_column_that_says_a_lot_is_kept_and_pointed_at(look: Look) -> None:
 
 def test_values_that_never_come_again_tell_nothing() -> None:
     """Scored on the rows that it was learned from, a column of unique ids would look perfect."""
-    import pyarrow as pa
-
     label = rng.random(2000) < 0.3
     ids = profile("id", pa.array([f"u{number}" for number in range(2000)]))
     assert leaks.alone(ids, label) < 0.6

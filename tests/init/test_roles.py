@@ -69,6 +69,22 @@ def test_no_label_is_one_sentence(look: Look, more: dict[str, Any], asked: str |
         look(asked=asked, drop=("label",), **more)
 
 
+def test_what_is_positive_can_be_said(look: Look) -> None:
+    behaviour = np.array(["pv", "cart", "buy"])[rng.integers(0, 3, 600)]
+    found = look(asked="behavior=buy", drop=("label",), behavior=behaviour)
+    assert (found.roles.label.column, found.roles.label.equals) == ("behavior", "buy")
+    assert np.array_equal(found.roles.positive, behaviour == "buy")
+    with pytest.raises(UserError, match=r"no row has behavior = 'bye'; it holds .*buy"):
+        look("other.csv", asked="behavior=bye", drop=("label",), behavior=behaviour)
+    with pytest.raises(UserError, match=r"'behavior' holds 3 different texts .*--label behavior="):
+        look("third.csv", asked="behavior", drop=("label",), behavior=behaviour)
+
+
+def test_a_rating_goes_before_a_column_of_two_values(look: Look) -> None:
+    found = look(drop=("label",), overall=rng.integers(1, 6, 600), verified=BITS)
+    assert found.roles.label.column == "overall" and "verified" in found.features
+
+
 def test_a_label_that_is_asked_for_may_be_any_number(look: Look) -> None:
     assert look(asked="price").roles.label.column == "price"
     clicks = look(asked="clicks", clicks=rng.poisson(0.2, 600) * 7 + 0.0)
