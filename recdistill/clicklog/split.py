@@ -1,6 +1,6 @@
 """Which rows train, validate and test, as one SQL expression over typed rows; and whether the days are all there.
 
-With `user_order` and `order`, the last floor(n * test) of n rows test and the floor(n * validation) before them
+With `user_order`, `time` and `order`, the last floor(n * test) of n rows test and the floor(n * validation) before them
 validate, so a user of few rows trains only.
 """
 
@@ -32,7 +32,7 @@ def arrange(scratch: Scratch, log: TypedLog) -> Counts:
     spec = log.layout.spec
     days = rows_by_day(scratch) if has_clock(spec) else {}
     missing = _check_days(spec, days)
-    columns = _split_sql(spec, log.rows, log.layout.users, list(days))
+    columns = _split_sql(spec, log, list(days))
     scratch.arrange(columns, sort=not log.in_order or spec.split.by == "user_order")
     _check_splits(scratch, spec)
     _check_ids(scratch, spec, list(days))
@@ -49,7 +49,7 @@ def day_name(day: int) -> str:
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=day)).strftime("%Y-%m-%d")
 
 
-def _split_sql(spec: Dataset, rows: int, users: dict[str, str], days: list[int]) -> str:
+def _split_sql(spec: Dataset, log: TypedLog, days: list[int]) -> str:
     split = spec.split
     if split.by == "days":
         test, validation = int(split.test), int(split.validation)
@@ -64,9 +64,11 @@ def _split_sql(spec: Dataset, rows: int, users: dict[str, str], days: list[int])
         return _case('"time"', days[known] * DAY, days[-test] * DAY, days[first] * DAY)
     if split.by == "random":
         return _case('"$draw"', 1 - split.validation - split.test, 1 - split.test)
-    if split.by == "order":
-        return _case('"$position"', *_first_rows(f"{rows}::BIGINT", split.validation, split.test))
-    user = f'"{users[split.user or ""]}"'
+    if split.by in ("time", "order"):
+        in_order = split.by == "order" or log.in_order
+        rank = '"$position"' if in_order else '(row_number() OVER (ORDER BY "time", "$position") - 1)'
+        return _case(rank, *_first_rows(f"{log.rows}::BIGINT", split.validation, split.test))
+    user = f'"{log.layout.users[split.user or ""]}"'
     rank = f'row_number() OVER (PARTITION BY {user} ORDER BY "time", "$position") - 1'
     count = f"count(*) OVER (PARTITION BY {user})"
     return _case(rank, *_first_rows(count, split.validation, split.test))

@@ -114,10 +114,12 @@ class Split(Section):
       `train` days of it: rows of earlier days are read for users' histories and then left out;
     - `random`: fractions of rows, by a salted hash of `example_id`;
     - `user_order`: each user's last `test` fraction, the `validation` fraction before it, the rest trains;
-    - `order`: fractions of the log in its own order.
+    - `time`: the last `test` fraction of all rows in order of time, the `validation` fraction before it, the rest
+      trains; rows of one time are in the log's order;
+    - `order`: the same in the log's own order.
     """
 
-    by: Literal["days", "random", "user_order", "order"]
+    by: Literal["days", "random", "user_order", "time", "order"]
     validation: float = Field(gt=0)
     test: float = Field(gt=0)
     train: int | None = Field(None, ge=1)
@@ -287,6 +289,6 @@ class Dataset(Section):
                     raise ValueError(f"feature {name!r} shares: give min_count, max_values or hash to the other one")
         if self.split.by == "days" and (self.time is None or self.time.unit == "order"):
             raise ValueError("`split: {by: days}` needs `time` with a clock (s, ms, us or datetime)")
-        if self.split.by == "user_order" and self.time is None:
-            raise ValueError("`split: {by: user_order}` needs `time`")
+        if self.split.by in ("user_order", "time") and self.time is None:
+            raise ValueError(f"`split: {{by: {self.split.by}}}` needs `time`")
         return self

@@ -25,7 +25,7 @@ _TENTH = {"validation": 0.1, "test": 0.1}
 def choose_split(
     found: Roles, columns: dict[str, Profile], time: Array | None, sample: Sample
 ) -> tuple[Split, Time | None, list[str]]:
-    """By days where there are enough full ones, by each user's order, by the log's order, or at random.
+    """By days where there are enough full ones, by each user's order, by time, by the log's order, or at random.
 
     Args:
         found: what columns are.
@@ -49,12 +49,13 @@ def choose_split(
             return Split(by="days", validation=held, test=max(held, 1 if days < 8 else 2)), found.time, []
     user = found.subjects.get("user")
     if user and "item" in found.subjects and len(time) / columns[user].distinct >= _ROWS_A_USER:
-        # Days of a few hundred rows each are no good as folders: the time is used as an order.
-        order = found.time if found.time.unit == "datetime" else Time(column=found.time.column, unit="order")
+        order = _as_order(found.time)
         said = f"each user's last tenth is the test ({user}, in order of {order.column})"
         return Split(by="user_order", user=user, **_TENTH), order, [said]
-    if bool((np.diff(time) >= 0).all()):
-        said = "the last tenth of the log is the test; if the log spans many days, split by days"
-        return Split(by="order", **_TENTH), found.time, [said]
-    said = "too few full days to split by, and rows are not in order of time: they are split at random"
-    return Split(by="random", **_TENTH), found.time, [said]
+    said = f"the last tenth of the rows, in order of {found.time.column}, is the test"
+    return Split(by="time", **_TENTH), _as_order(found.time), [said]
+
+
+def _as_order(time: Time) -> Time:
+    """Days of a few hundred rows each are no good as folders: a time that is a number is used as an order."""
+    return time if time.unit == "datetime" else Time(column=time.column, unit="order")

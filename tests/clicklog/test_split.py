@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from recdistill.clicklog.hashing import draws
 from recdistill.clicklog.ingest import ingest
@@ -88,6 +89,29 @@ def test_order_takes_fractions_of_the_log_as_it_lies(logs, small, read):
     dataset = logs.ingest(table, split={"by": "order", "validation": 0.1, "test": 0.2}, features=USER)
     got = splits(read(dataset))
     assert [got[id_] for id_ in table["id"]] == ["train"] * 7 + ["validation"] + ["test"] * 2
+
+
+@pytest.mark.parametrize("unit", ["s", "order"])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_time_takes_the_last_rows_wherever_they_lie(logs, read, shuffled, unit):
+    times = [1_767_225_600 + 20_000 * (row // 2) for row in range(40)]  # two rows each
+    lie = np.random.default_rng(0).permutation(40) if shuffled else np.arange(40)
+    table = {"id": lie.tolist(), "when": [times[at] for at in lie], "user": ["a"] * 40, "clicked": [0, 1] * 20}
+    split = {"by": "time", "validation": 0.1, "test": 0.125}
+    dataset = logs.ingest(table, time={"column": "when", "unit": unit}, split=split, features=USER)
+    got = splits(read(dataset))
+    assert Counter(got.values()) == {"train": 31, "validation": 4, "test": 5}
+    when = {
+        part: [times[row] for row, where in got.items() if where == part] for part in ("train", "validation", "test")
+    }
+    assert max(when["train"]) <= min(when["validation"]) and max(when["validation"]) <= min(when["test"])
+    (first,) = {row for row in (34, 35) if got[row] == "test"}  # of one moment: the one that lies later
+    assert first == max(34, 35, key=lie.tolist().index)
+
+
+def test_time_needs_a_time(logs):
+    with pytest.raises(ValidationError, match="`split: {by: time}` needs `time`"):
+        logs.ingest({"clicked": [0, 1]}, time=None, split={"by": "time", "validation": 0.1, "test": 0.1}, features=USER)
 
 
 def test_fractions_that_floating_point_cannot_say_are_exact(logs, read):

@@ -96,8 +96,8 @@ def test_the_days_of_a_long_text_are_seen(log: Log, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("drop", "time", "by"),
     [
-        (("user_id",), np.arange(600), "order"),
-        (("user_id",), rng.permutation(600), "random"),
+        (("user_id",), np.arange(600), "time"),
+        (("user_id",), rng.permutation(600), "time"),
         (("timestamp", "user_id"), None, "random"),
     ],
 )
