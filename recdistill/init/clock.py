@@ -11,12 +11,15 @@ from recdistill.config.dataset import Time
 from recdistill.errors import UserError
 from recdistill.evaluate.metrics import Array
 from recdistill.init import names
+from recdistill.init.dialect import unnamed
 from recdistill.init.profile import Profile
 
 Unit = Literal["s", "ms", "us", "datetime", "order"]
 _SCALES: dict[Unit, float] = {"s": 1.0, "ms": 1e3, "us": 1e6}
 _FIRST_SECOND, _LAST_SECOND = 631_152_000.0, 4_102_444_800.0
 """The years 1990 and 2100."""
+_MOMENTS = 100
+"""A column without a name of so many different large numbers may be a clock."""
 
 
 def find_time(columns: dict[str, Profile]) -> tuple[Time | None, list[str], list[str]]:
@@ -50,8 +53,9 @@ def clock_unit(column: Profile) -> Unit | None:
         return None
     for unit, scale in _SCALES.items():
         if np.all((column.numbers >= _FIRST_SECOND * scale) & (column.numbers <= _LAST_SECOND * scale)):
-            # Seconds look like any large number: the name must say that they are a time.
-            return unit if unit != "s" or names.mentions(column.name, names.TIME) else None
+            # Seconds look like any large number: the name must say that they are a time, where there is one.
+            told = names.mentions(column.name, names.TIME) or (unnamed(column.name) and column.distinct > _MOMENTS)
+            return unit if unit != "s" or told else None
     return None
 
 

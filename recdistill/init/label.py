@@ -15,7 +15,8 @@ from recdistill.init.profile import Profile
 _RATINGS = 21
 """A rating has at most this many different values."""
 _YES = ("1", "yes", "y", "true", "t", "click", "clicked", "positive", "pos", "buy", "like", "liked")
-_SHOWN = 12
+_SHOWN, _MOST = 12, 0.9
+"""Names that a message has; of a count, the share of rows above zero with which `above zero` still tells rows apart."""
 
 Rule = tuple[Label, Array, list[str]]
 """The job's rule, bool [rows] that says which sampled rows are positive, and doubts."""
@@ -62,7 +63,8 @@ def _column(columns: dict[str, Profile], asked: str | None, where: str) -> tuple
     if binary:
         raise UserError(f"{where}: several columns hold 0 and 1 ({_some(binary)}); say with --label which is the label")
     raise UserError(
-        f"{where}: no column looks like a label (0 and 1, or a rating) among {_some(columns)}; name it with --label"
+        f"{where}: no column looks like a label (0 and 1, or a rating) among {_some(columns)}; name it with --label, "
+        "and say which of its values is positive if there are several, as in --label behavior=buy"
     )
 
 
@@ -107,7 +109,7 @@ def _rule_of_numbers(name: str, numbers: Array) -> Rule:
         # The one that comes nearest to half of the rows.
         shares = np.array([np.mean(numbers >= value) for value in values[1:]] or [1.0])
         least = values[-len(shares) :][np.argmin(np.abs(shares - 0.5))]
-    elif values[0] <= 0 < values[-1]:
+    elif values[0] <= 0 < values[-1] and np.mean(numbers > 0) <= _MOST:
         least = values[values > 0][0]
     else:
         least = np.quantile(numbers, 0.5, method="higher")

@@ -51,7 +51,8 @@ AFTERWARDS_PAIRS = frozenset(
     | {("long", "view"), ("effective", "view")}
     | set(
         itertools.product(
-            ("watch", "watching", "play", "playing", "read", "reading", "stay", "view"), ("time", "times")
+            _these("watch watching play playing read reading stay view viewing"),
+            _these("time times duration ratio seconds sec ms percent progress"),
         )
     )
 )

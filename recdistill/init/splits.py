@@ -41,6 +41,7 @@ def choose_split(
     if found.time is None or time is None:
         said = "no column is a time: rows are split at random, which flatters every model"
         return Split(by="random", **_TENTH), None, [said]
+    span = 0
     if found.time.unit != "order":
         days, span = len(np.unique(time // DAY)), int(np.ptp(time)) // DAY + 1
         of_a_day = (len(time) if sample.places == 1 else sample.rows) / span  # of one place, its days are all there
@@ -53,7 +54,7 @@ def choose_split(
         said = f"each user's last tenth is the test ({user}, in order of {order.column})"
         return Split(by="user_order", user=user, **_TENTH), order, [said]
     said = f"the last tenth of the rows, in order of {found.time.column}, is the test"
-    return Split(by="time", **_TENTH), _as_order(found.time), [said]
+    return Split(by="time", **_TENTH), _as_order(found.time) if span > _MANY_DAYS else found.time, [said]
 
 
 def _as_order(time: Time) -> Time:

@@ -71,6 +71,7 @@ def test_a_long_tail_takes_a_logarithm(look: Look) -> None:
         ("share", rng.random(600) < 0.3, "known only afterwards"),
         ("long_view", rng.integers(0, 3, 600), "known only afterwards"),
         ("watching_times", rng.integers(0, 50, 600), "known only afterwards"),
+        ("play_duration", rng.random(600), "known only afterwards"),
         ("opened", np.where(LABEL & (np.arange(600) % 2), "deep", "no"), "known only afterwards"),
         ("depth", LABEL * rng.integers(0, 2, 600) * rng.random(600), "known only afterwards"),
         ("same", "x", "always the same"),

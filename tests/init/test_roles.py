@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from recdistill.errors import UserError
-from recdistill.init.draft import Draft
+from recdistill.init.draft import Draft, draft
 
 Look = Callable[..., Draft]
 rng = np.random.default_rng(1)
@@ -87,7 +87,9 @@ def test_a_rating_goes_before_a_column_of_two_values(look: Look) -> None:
 
 def test_a_label_that_is_asked_for_may_be_any_number(look: Look) -> None:
     assert look(asked="price").roles.label.column == "price"
-    clicks = look(asked="clicks", clicks=rng.poisson(0.2, 600) * 7 + 0.0)
+    ratio = look("ratio.csv", asked="ratio", ratio=np.arange(600) / 100)
+    assert ratio.roles.label.at_least == 3.0
+    clicks = look("clicks.csv", asked="clicks", clicks=rng.poisson(0.2, 600) * 7 + 0.0)
     assert clicks.roles.label.at_least == 7.0
 
 
@@ -105,6 +107,15 @@ def test_a_label_that_is_asked_for_may_be_any_number(look: Look) -> None:
 def test_the_unit_of_time(look: Look, values: Any, unit: str) -> None:
     found = look(drop=("timestamp", "user_id"), date=values)
     assert found.roles.time is not None and (found.roles.time.column, found.roles.time.unit) == ("date", unit)
+
+
+def test_a_clock_without_a_name_is_one(tmp_path) -> None:
+    rows = [
+        f"{row % 40},{row % 30},{row % 2},{1_511_544_000 + 97 * row},{1_700_000_000 + row % 50}" for row in range(600)
+    ]
+    (tmp_path / "log.csv").write_text("\n".join(rows))
+    found = draft([str(tmp_path / "log.csv")], "column3")
+    assert found.roles.time is not None and (found.roles.time.column, found.roles.clocks) == ("column4", [])
 
 
 def test_a_session_id_that_looks_like_a_time_is_none(look: Look) -> None:
