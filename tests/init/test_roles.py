@@ -111,7 +111,7 @@ def test_the_unit_of_time(look: Look, values: Any, unit: str) -> None:
 
 def test_a_clock_without_a_name_is_one(tmp_path) -> None:
     rows = [
-        f"{row % 40},{row % 30},{row % 2},{1_511_544_000 + 97 * row},{1_700_000_000 + row % 50}" for row in range(600)
+        f"{row % 40},{row % 30},{BITS[row]},{1_511_544_000 + 97 * row},{1_700_000_000 + row % 50}" for row in range(600)
     ]
     (tmp_path / "log.csv").write_text("\n".join(rows))
     found = draft([str(tmp_path / "log.csv")], "column3")
