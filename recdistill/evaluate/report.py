@@ -57,7 +57,8 @@ def evaluate(dataset: Dataset, models: list[Scored], settings: Evaluate, context
         rows = read_rows(dataset, settings.slices, scratch)
         board = score(lineup, rows, scratch, settings.resamples, settings.seed)
         slices, days = cut(dataset, rows, scratch), by_day(dataset, rows, scratch)
-        shown = {name: board.columns[name] for name in (lineup.foundation.name, *lineup.methods)}
+        methods = [name for name in lineup.methods if name not in lineup.curve]
+        shown = {name: board.columns[name] for name in (lineup.foundation.name, *methods)}
         report = {
             "version": 1,
             "name": context.get("name"),

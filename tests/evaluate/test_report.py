@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -121,6 +122,18 @@ def test_slices_importance_and_reliability_are_there(report):
     curve = report["reliability"]["diverse"]
     assert sum(curve["share"]) == pytest.approx(1)
     assert len(curve["prediction"]) == len(curve["rate"]) == 15
+
+
+def test_points_of_the_trade_off_are_told_there_alone(world):
+    again = [
+        replace(model, name=f"saved-{model.name}", saved=0.5) for model in world.models if model.method == "diverse"
+    ]
+    settings = Evaluate(resamples=100, slices=["country"])
+    pairs = {0.0: (100, 100), 0.5: (100, 50)}
+    found = evaluate(world.dataset, [*world.models, *again], settings, {"saved": 0.0, "pairs": pairs})
+    assert [point["saved"] for point in found["curve"]] == [0.0, 0.5]
+    for rows in (found["days"], found["slices"][0]["values"]):
+        assert list(rows[0]["models"]) == ["foundation", "alone", "single", "diverse"]
 
 
 def test_what_teachers_are_worth_comes_with_normal_intervals(world, report):
