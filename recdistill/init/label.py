@@ -64,7 +64,7 @@ def _column(columns: dict[str, Profile], asked: str | None, where: str) -> tuple
         raise UserError(f"{where}: several columns hold 0 and 1 ({_some(binary)}); say with --label which is the label")
     raise UserError(
         f"{where}: no column looks like a label (0 and 1, or a rating) among {_some(columns)}; name it with --label, "
-        "and say which of its values is positive if there are several, as in --label behavior=buy"
+        "or a value of it that is positive, as in --label behavior=buy"
     )
 
 
