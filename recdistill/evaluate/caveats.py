@@ -42,6 +42,9 @@ def _on_rows(report: dict[str, Any]) -> Iterator[str]:
         if stat.get("reason"):
             yield f"{metric.upper()}: {stat['reason']}."
     if all(str(stat.get("reason")).startswith(NO_GAP) for stat in report["gap"].values()):
+        if len(report["seeds"]) < ENOUGH_SEEDS and any((stat["mean"] or 0) > 0 for stat in report["gap"].values()):
+            yield "Students differ by more than the gap, from one training to the next: more seeds may show one."
+            return
         yield (
             "A student of this size needs no teachers to be about as good as the foundation: compare the metrics "
             "themselves, compress more (student.compression), or make the foundation stronger."

@@ -17,7 +17,7 @@ from recdistill.config.yaml12 import parse
 from recdistill.init.draft import BINS, Draft
 from recdistill.init.features import Choice, Kind
 
-LINES = 60
+LINES = 64
 _WIDTH, _WIDEST = 112, 1000
 """Characters of a line; a YAML key may have 1,024."""
 _FEATURE_LINES = 16
@@ -197,38 +197,11 @@ def _left_out(choices: list[Choice]) -> list[str]:
 
 
 def _models(draft: Draft) -> list[str]:
-    teacher, student = draft.teacher, draft.student
-    train = teacher.train
-    ids = [draft.named(column) for column in draft.roles.subjects.values()]
-    ids += [name for name, choice in draft.features.items() if getattr(choice.kind, "share", None)]
-    ids += [draft.history] if draft.history else []
-    unknown = ", unknown: 0.3" if draft.news else ""
-    rates = f", embedding_rates: {teacher.embedding_rates}" if teacher.embedding_rates else ""
-    lines = [
-        "teachers:",
-        *(
-            ["  regime: prequential   # days bring new items: each is scored by teachers of those before"]
-            if draft.news
-            else ["  regime: out_of_fold   # each fold is scored by a teacher that has not seen it", "  folds: 3"]
-        ),
-        "  members:",
-        "    foundation:",
-        f"      {{kind: dlrm, dim: {teacher.dim}, top: {teacher.top}, dropout: {teacher.dropout}{unknown}{rates},",
-        f"       train: &teacher {{batch_size: {train.batch_size}, epochs: {train.epochs}, "
-        f"checks_per_epoch: {train.checks_per_epoch}, patience: {train.patience}}}}}",
-    ]
-    half = [width // 2 for width in teacher.top]
-    sizes = f"dim: {teacher.dim // 2}, top: {half}{unknown}{rates}, train: *teacher"
-    experts = {"ids": ids} if len(ids) > 1 else {}
-    others = [name for name in draft.features if name not in ids]
-    if draft.news and others:  # what is known of an item that is new
-        experts["context"] = others
-    for name, seen in experts.items():
-        lines += _folded(f"    {name}: {{kind: dlrm, features: [{', '.join(_ranges(seen))}], {sizes}}}")
+    student = draft.student
     interaction = "" if student.interaction == "dot" else f", interaction: {student.interaction}"
-    lines += [
-        "    trees: {kind: sklearn}",
-        f"student: {{compression: {student.compression:g}, top: {student.top}{interaction}{unknown}}}",
+    lines = [
+        *_teachers(draft),
+        f"student: {{compression: {student.compression:g}, top: {student.top}{interaction}{_unknown(draft)}}}",
         "distill:",
         *_recombine(draft),
         *_training(draft.training, draft.tune),
@@ -236,6 +209,61 @@ def _models(draft: Draft) -> list[str]:
     slices = [name for name, choice in draft.features.items() if isinstance(choice.kind, Single)]
     small = [name for name in slices if 2 <= draft.distinct(name) <= 20][:2]
     return [*lines, f"evaluate: {{slices: [{', '.join(small)}]}}   # reported apart"] if small else lines
+
+
+def _teachers(draft: Draft) -> list[str]:
+    teacher, train, unknown = draft.teacher, draft.teacher.train, _unknown(draft)
+    rates = f", embedding_rates: {teacher.embedding_rates}" if teacher.embedding_rates else ""
+    half = [width // 2 for width in teacher.top]
+    sizes = f"dim: {teacher.dim // 2}, top: {half}{unknown}{rates}, train: *teacher"
+    experts = [f"    {name}: {{kind: dlrm, features: [{', '.join(seen)}], {sizes}}}" for name, seen in _seen(draft)]
+    return [
+        "teachers:",
+        *(
+            ["  regime: prequential   # days bring new items: each is scored by teachers of those before"]
+            if draft.news
+            else ["  regime: out_of_fold   # each fold is scored by a teacher that has not seen it", "  folds: 3"]
+        ),
+        *([] if len(experts) > 1 else [f"  route: {{keep: {2 / (2 + len(experts)):.2g}}}   # two answers a row"]),
+        "  members:",
+        "    foundation:",
+        f"      {{kind: dlrm, dim: {teacher.dim}, top: {teacher.top}, dropout: {teacher.dropout}{unknown}{rates},",
+        f"       train: &teacher {{batch_size: {train.batch_size}, epochs: {train.epochs}, "
+        f"checks_per_epoch: {train.checks_per_epoch}, patience: {train.patience}}}}}",
+        *(line for expert in experts for line in _folded(expert)),
+        *_folded(f"    trees: {{kind: sklearn{_known_to_trees(draft)}}}"),
+    ]
+
+
+def _seen(draft: Draft) -> list[tuple[str, list[str]]]:
+    """What experts see: ids, and where items are new every day what is known of them."""
+    ids = _ids(draft)
+    others = [name for name in draft.features if name not in ids]
+    found = {"ids": ids if len(ids) > 1 else [], "context": others if draft.news else []}
+    return [(name, _ranges(seen)) for name, seen in found.items() if seen]
+
+
+def _ids(draft: Draft) -> list[str]:
+    """User and item, where they are known, and earlier items."""
+    earlier = [name for name, choice in draft.features.items() if getattr(choice.kind, "share", None)]
+    return [
+        *(draft.named(column) for column in draft.roles.subjects.values()),
+        *earlier,
+        *([draft.history] if draft.history else []),
+    ]
+
+
+def _known_to_trees(draft: Draft) -> str:
+    """Of news, click rates of items and of what users read mislead about later days, and trees believe them."""
+    if not draft.news:
+        return ""
+    ids = _ids(draft)[1:]  # but the user
+    numbers = [name for name, choice in draft.features.items() if isinstance(choice.kind, Bucket)]
+    return f", features: [{', '.join(_ranges(name for name in draft.features if name not in (*ids, *numbers)))}]"
+
+
+def _unknown(draft: Draft) -> str:
+    return ", unknown: 0.3" if draft.news else ""
 
 
 def _training(train: Train, tune: Tune) -> list[str]:

@@ -14,6 +14,7 @@ from recdistill.evaluate.metrics import sigmoid
 from recdistill.evaluate.report import evaluate
 
 SETTINGS = Evaluate(resamples=200)
+NO_GAP = {"mean": -1.0, "reason": "no gap to recover: -1"}
 
 
 def logits(world, name):
@@ -258,7 +259,8 @@ def test_a_student_that_skips_a_row_is_refused(make_world):
             },
             "alone has 98 parameters and the others 100",
         ),
-        ({"gap": {metric: {"reason": "no gap to recover: -1"} for metric in ("auc", "ne")}}, "needs no teachers"),
+        ({"gap": {metric: NO_GAP for metric in ("auc", "ne")}}, "needs no teachers"),
+        ({"seeds": [0, 1], "gap": {metric: {**NO_GAP, "mean": 0.1} for metric in ("auc", "ne")}}, "more seeds may"),
     ],
 )
 def test_warns_of_what_weakens_it(change, words):
