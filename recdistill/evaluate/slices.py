@@ -52,21 +52,20 @@ def cut(dataset: Dataset, rows: Rows, scratch: Path) -> list[Slice]:
 
 def by_day(dataset: Dataset, rows: Rows, scratch: Path) -> Slice | None:
     """The first days of the test, in order, which tell how models age; None where there is only one."""
-    of: dict[str, int] = {}
-    for part in dataset.parts("test"):
-        of[part.day] = of.get(part.day, 0) + part.rows
-    if len(of) == 1:
+    counts: dict[str, Array] = {}
+    for part in sorted(dataset.manifest.parts, key=lambda part: part.day):
+        if part.split == "test":
+            counts[part.day] = counts.get(part.day, 0) + np.array([part.rows, part.positives])
+    if len(counts) == 1:
         return None
-    names, ends = list(of)[:VALUES], np.cumsum(list(of.values())).tolist()
+    names, ends = list(counts)[:VALUES], np.cumsum([count[0] for count in counts.values()])
     code = scratch_array(scratch, "code-day", np.int8, len(rows))
-    code[:] = -1
-    positives, start = [], 0
-    for number, end in enumerate(ends[: len(names)]):
-        code[start:end] = number
-        positives.append(int(np.count_nonzero(rows.label[start:end])))
-        start = end
-    unmap(code, rows.label)
-    return Slice("day", names, code, [of[name] for name in names], positives)
+    for at in rows.chunks():
+        day = np.searchsorted(ends, np.arange(at.start, at.stop), "right")
+        code[at] = np.where(day < len(names), day, -1)
+        unmap(code)
+    held, positives = np.array([counts[name] for name in names]).T.tolist()
+    return Slice("day", names, code, held, positives)
 
 
 def _most_frequent(chunks: Iterable[Array]) -> Array:
