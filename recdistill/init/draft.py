@@ -67,12 +67,16 @@ class Draft:
         return self.columns[self.features[name].column].distinct
 
     @property
-    def history(self) -> str | None:
-        """The name of the history feature, where user, item and time are known."""
+    def histories(self) -> dict[str, str]:
+        """Names of history features and the outcome that each is of, where user, item and time are known.
+
+        What somebody rated low tells as much as what was rated high; what somebody did not click is what was shown.
+        """
         if self.roles.time is None or len(self.roles.subjects) < 2:
-            return None
-        name = "clicked" if self.roles.label.at_least is None else "liked"
-        return name if name not in self.columns else f"{name}_before"
+            return {}
+        rated = self.roles.label.at_least is not None
+        found = {"liked": "positive", "disliked": "negative"} if rated else {"clicked": "positive"}
+        return {name if name not in self.columns else f"{name}_before": outcome for name, outcome in found.items()}
 
     def named(self, column: str) -> str:
         """The feature that reads a column."""

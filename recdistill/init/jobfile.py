@@ -131,9 +131,10 @@ def _features(draft: Draft) -> list[str]:
         lines = [line for spec, names in groups.items() for line in _wrapped(_ranges(names), spec, width)]
         if len(lines) <= _FEATURE_LINES:
             break
-    if draft.history:
+    for name, outcome in draft.histories.items():
         user, item = draft.roles.subjects["user"], draft.named(draft.roles.subjects["item"])
-        lines.append(f"    {draft.history}: {{kind: history, user: {_text(user)}, of: {item}, last: 20}}")
+        of = "" if outcome == "positive" else f", outcome: {outcome}"
+        lines.append(f"    {name}: {{kind: history, user: {_text(user)}, of: {item}, last: 20{of}}}")
     return lines
 
 
@@ -249,7 +250,7 @@ def _ids(draft: Draft) -> list[str]:
     return [
         *(draft.named(column) for column in draft.roles.subjects.values()),
         *earlier,
-        *([draft.history] if draft.history else []),
+        *draft.histories,
     ]
 
 

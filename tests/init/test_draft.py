@@ -236,7 +236,8 @@ def test_small_real_logs_go_through(real: Callable[[str], list[str]], through: T
         numbers = {f"I{n}": "dense" for n in range(1, 14)} | {f"I{n}_bucket": "bucket" for n in range(1, 14)}
         assert kinds(dataset) == numbers | {f"C{n}": "single" for n in range(1, 27)}
     else:
-        assert "{column: rating, at_least: 4}" in text and kinds(dataset)["liked"] == "history"
+        assert "{column: rating, at_least: 4}" in text
+        assert (kinds(dataset)["liked"], kinds(dataset)["disliked"]) == ("history", "history")
 
 
 def test_large_real_logs_are_understood(real: Callable[[str], list[str]], tmp_path: Path) -> None:
@@ -256,6 +257,13 @@ def test_large_real_logs_are_understood(real: Callable[[str], list[str]], tmp_pa
 def test_the_sample_is_bounded(real: Callable[[str], list[str]]) -> None:
     for name in ("movielens-1m", "globo"):
         assert draft(real(name)).sample.table.num_rows <= 1.01 * ROWS
+
+
+def test_ratings_give_two_histories(log: Log, through: Through) -> None:
+    dataset, text = through(log(drop=("label",), rating=rng.integers(1, 6, 600), liked=rng.integers(100, 400, 600)))
+    assert {name for name, kind in kinds(dataset).items() if kind == "history"} == {"liked_before", "disliked"}
+    assert "disliked: {kind: history, user: user_id, of: item_id, last: 20, outcome: negative}" in text
+    assert "features: [user_id, item_id, liked_before, disliked]" in text
 
 
 def test_a_history_does_not_take_the_labels_name(log: Log, through: Through) -> None:
