@@ -140,7 +140,7 @@ class Learning(Teaching):
         names = () if method == "alone" else tuple(self.members)
         routed = None
         if method == "diverse" and self.routes:
-            routed = Routed(self.routes, keep or self.job.teachers.route.keep, sparse=self._routed is not None)
+            routed = Routed(self.routes, keep or self.job.teachers.keep, sparse=self._routed is not None)
         inputs |= self._routed_by(routed)
         if start := self._start(name, "distill") if stage == "distill" else None:
             inputs["start"] = start.fingerprint()
@@ -210,7 +210,7 @@ class Learning(Teaching):
     @property
     def _saved(self) -> float:
         """The share of pairs that `diverse` does without."""
-        return round(1 - self.job.teachers.route.keep, 6) if self._askable else 0.0
+        return round(1 - self.job.teachers.keep, 6) if self._askable else 0.0
 
 
 def _relevant(method: Method, settings: Distill) -> dict[str, Any]:

@@ -129,7 +129,7 @@ class Teaching:
     def _keep(self) -> float:
         """The share of pairs of which answers are cached: less than all where nobody reads more."""
         route, readers = self.job.teachers.route, set(self.job.distill.methods) - {"alone", "diverse"}
-        return 1.0 if readers or route.curve or not self._askable else route.keep
+        return 1.0 if readers or route.curve or not self._askable else self.job.teachers.keep
 
     @property
     def _routed(self) -> Routed | None:

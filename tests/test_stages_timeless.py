@@ -115,7 +115,7 @@ def test_a_router_spares_teachers_and_what_is_spared_would_have_been_left_out(
     text = timeless.replace("[alone, single]", "[alone, diverse]").replace(
         "distill: {", "distill: {recombine: {rows: 1.5, groups: [[item]]}, "
     )
-    run_text(text, tmp_path / "full", "teachers.route={curve: [0.4, 0.6]}")
+    run_text(text, tmp_path / "full", "teachers.route={keep: 0.5, curve: [0.4, 0.6]}")
     said = run_text(text, tmp_path / "sparse", "teachers.route={keep: 0.6}")
     assert "route" in said
     one, two = (tmp_path / name / "stages" for name in ("full", "sparse"))

@@ -126,9 +126,10 @@ class Route(Section):
     where other methods but `alone` are among the job's, or a `curve` is drawn, all pairs are computed for these.
     """
 
-    keep: float = Field(0.5, gt=0, le=1)
+    keep: float | None = Field(None, gt=0, le=1)
     """The share of (row, teacher) pairs that `diverse` learns from; on each row the one that would be
-    missed most always is one of them."""
+    missed most always is one of them. When absent: half, but two answers a row of two or three teachers, for of one
+    answer there is nothing to put together."""
     curve: list[Saved] = []
     """Shares of pairs that could be saved: `diverse` is trained on so much less too, and on everything, and the report
     shows what that costs."""
@@ -157,6 +158,11 @@ class Teachers(Section):
     route: Route = Route()
     foundation: MemberName = "foundation"
     members: dict[MemberName, Member] = Field(min_length=1)
+
+    @property
+    def keep(self) -> float:
+        """The share of pairs that `diverse` learns from."""
+        return self.route.keep or max(0.5, min(1.0, 2 / len(self.members)))
 
     @property
     def by_day(self) -> bool:

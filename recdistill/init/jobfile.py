@@ -225,7 +225,6 @@ def _teachers(draft: Draft) -> list[str]:
             if draft.news
             else ["  regime: out_of_fold   # each fold is scored by a teacher that has not seen it", "  folds: 3"]
         ),
-        *([] if len(experts) > 1 else [f"  route: {{keep: {2 / (2 + len(experts)):.2g}}}   # two answers a row"]),
         "  members:",
         "    foundation:",
         f"      {{kind: dlrm, dim: {teacher.dim}, top: {teacher.top}, dropout: {teacher.dropout}{unknown}{rates},",

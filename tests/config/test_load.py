@@ -245,3 +245,11 @@ def test_a_foundation_may_be_known_by_its_answers_alone(job_file: Path) -> None:
     outside = "teachers.members.foundation={kind: file, paths: a.parquet, parameters: 380}"
     job = load_job(job_file, [outside])
     assert job.teachers.members["foundation"].model_dump()["parameters"] == 380
+
+
+@pytest.mark.parametrize(
+    ("more", "asked", "keep"), [(0, "", 1.0), (1, "", 2 / 3), (2, "", 0.5), (4, "", 0.5), (0, "keep: 0.4", 0.4)]
+)
+def test_small_committees_give_two_answers_a_row(job_file: Path, more: int, asked: str, keep: float) -> None:
+    others = [f"teachers.members.more{number}={{kind: sklearn}}" for number in range(more)]
+    assert load_job(job_file, [f"teachers.route={{{asked}}}", *others]).teachers.keep == pytest.approx(keep)
