@@ -1,6 +1,6 @@
 """What a job costs: bytes and seconds as functions, checked against runs of three sizes.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/cost.py --rows 100000
+    OMP_NUM_THREADS=1 python tests/benchmarks/cost.py --rows 300000
     python tests/benchmarks/cost.py --scale
 
 A stage's seconds are a fixed part and a part for each row that it has to do with (`work`), and so are the dataset's
