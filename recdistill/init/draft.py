@@ -185,12 +185,14 @@ def _sharing(features: dict[str, Choice], columns: dict[str, Profile], item: str
 
 def _with_buckets(features: dict[str, Choice]) -> dict[str, Choice]:
     """A model of embeddings makes more of a number that it also has as an id, and without any id there is no model."""
-    dense = [name for name, choice in features.items() if isinstance(choice.kind, Dense)]
-    if len(dense) > MOST_BUCKETS and len(dense) < len(features):
+    dense = sum(isinstance(choice.kind, Dense) for choice in features.values())
+    if MOST_BUCKETS < dense < len(features):
         return features
     out: dict[str, Choice] = {}
     for name, choice in features.items():
+        kind, twin = choice.kind, f"{name}_bucket"
         out[name] = choice
-        if name in dense and (twin := f"{name}_bucket") not in features and re.match(NAME, twin):
+        if isinstance(kind, Dense) and twin not in features and re.match(NAME, twin):
+            out[name] = replace(choice, kind=kind.model_copy(update={"bins": BINS}))
             out[twin] = replace(choice, kind=Bucket(kind="bucket", bins=BINS))
     return out

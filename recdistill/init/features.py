@@ -125,9 +125,9 @@ def _kind_of_numbers(column: Profile, single: Single) -> tuple[Kind, str, str | 
     if not column.is_whole:
         return dense, "numbers", None
     values = f"{column.distinct:,} values"
-    if names.mentions(column.name, names.HISTORY) and column.distinct > _FEW:
-        return single, values, None
-    category, quantity = names.mentions(column.name, names.CATEGORY), names.mentions(column.name, names.QUANTITY)
+    quantity = names.mentions(column.name, names.QUANTITY)
+    category = names.mentions(column.name, names.CATEGORY)
+    category = category or (not quantity and names.mentions(column.name, names.HISTORY))
     if column.distinct <= 2 or (category and not quantity):
         return single, values, None
     if quantity and not category:

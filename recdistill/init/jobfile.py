@@ -14,10 +14,10 @@ from recdistill.config.dataset import Bag, Bucket, Dense, Single
 from recdistill.config.job import Job, Tune
 from recdistill.config.models import Train
 from recdistill.config.yaml12 import parse
-from recdistill.init.draft import BINS, Draft
+from recdistill.init.draft import Draft
 from recdistill.init.features import Choice, Kind
 
-LINES = 64
+LINES = 60
 _WIDTH, _WIDEST = 112, 1000
 """Characters of a line; a YAML key may have 1,024."""
 _FEATURE_LINES = 16
@@ -124,9 +124,7 @@ def _features(draft: Draft) -> list[str]:
     for name, choice in draft.features.items():
         assert choice.kind is not None
         if not isinstance(choice.kind, Bucket):  # the number says so
-            twin = draft.features.get(f"{name}_bucket")
-            bins = twin is not None and isinstance(twin.kind, Bucket)
-            groups.setdefault(_spec(name, choice.column, choice.kind, bins), []).append(name)
+            groups.setdefault(_spec(name, choice.column, choice.kind), []).append(name)
     for width in (_WIDTH, _WIDEST):
         lines = [line for spec, names in groups.items() for line in _wrapped(_ranges(names), spec, width)]
         if len(lines) <= _FEATURE_LINES:
@@ -138,7 +136,7 @@ def _features(draft: Draft) -> list[str]:
     return lines
 
 
-def _spec(name: str, column: str, kind: Kind, bins: bool) -> str:
+def _spec(name: str, column: str, kind: Kind) -> str:
     parts = [f"kind: {kind.kind}"]
     if column != name:
         parts.append(f"column: {_text(column)}")
@@ -150,8 +148,8 @@ def _spec(name: str, column: str, kind: Kind, bins: bool) -> str:
         parts.append(f"share: {kind.share}")
     if isinstance(kind, Dense) and kind.transform != "none":
         parts.append(f"transform: {kind.transform}")
-    if isinstance(kind, Dense) and bins:
-        parts.append(f"bins: {BINS}")
+    if isinstance(kind, Dense) and kind.bins is not None:
+        parts.append(f"bins: {kind.bins}")
     return f"{{{', '.join(parts)}}}"
 
 
@@ -258,8 +256,8 @@ def _known_to_trees(draft: Draft) -> str:
     if not draft.news:
         return ""
     ids = _ids(draft)[1:]  # but the user
-    numbers = [name for name, choice in draft.features.items() if isinstance(choice.kind, Bucket)]
-    return f", features: [{', '.join(_ranges(name for name in draft.features if name not in (*ids, *numbers)))}]"
+    twins = [name for name, choice in draft.features.items() if isinstance(choice.kind, Bucket)]
+    return f", features: [{', '.join(_ranges(name for name in draft.features if name not in (*ids, *twins)))}]"
 
 
 def _unknown(draft: Draft) -> str:

@@ -31,6 +31,8 @@ def of(found: Draft, column: str) -> Choice:
         ("n_views", rng.poisson(40, 600), "dense"),
         ("whatever", rng.poisson(3, 600) * rng.poisson(2, 600), "dense"),
         ("whatever", rng.integers(100, 999, 600), "single"),
+        ("hist_3", rng.poisson(3, 600) * rng.poisson(2, 600), "single"),
+        ("prev_clicks", rng.poisson(40, 600), "dense"),
         ("score_before", rng.random(600), "dense"),
         ("flag", rng.integers(0, 2, 600).astype(bool), "single"),
         ("genres", np.array(["a|b", "b|c", "c|a", "a|d", "d|b", "c|d"])[rng.integers(0, 6, 600)], "bag"),

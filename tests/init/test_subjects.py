@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recdistill.config.dataset import Dense
 from recdistill.config.load import load_job
 from recdistill.init.draft import Draft
 from recdistill.init.jobfile import render
@@ -31,7 +32,7 @@ ITEM, USER, ROWS = columns()["item_id"], columns()["user_id"], len(columns()["it
 )
 def test_what_follows_from_an_item_goes_with_it(look: Look, name: str, values: np.ndarray, goes: bool) -> None:
     found = look(**{name: values})
-    theirs = [name, f"{name}_bucket"] if f"{name}_bucket" in found.features else [name]
+    theirs = [name, *([f"{name}_bucket"] if isinstance(found.features[name].kind, Dense) else [])]
     assert found.of_the_item == ["item_id", *(theirs if goes else [])]
 
 
