@@ -81,6 +81,8 @@ def map_units(
     """
     workers = workers or cores()
     results: dict[int, Result] = {}
+    if label and units:
+        progress.update(label, 0, len(units))  # from here its time is taken
     run = _here(function, units, progress) if workers == 1 else _spread(function, units, workers, progress)
     with contextlib.closing(run) as finished:
         for index, result in finished:

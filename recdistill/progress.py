@@ -24,6 +24,8 @@ LINE_SECONDS_BY_TENTH = 2.0
 """... or this often, when a tenth more of it is done."""
 RELAY_SECONDS = 0.2
 """A worker reports a task at most this often."""
+TELLING_SECONDS = 20.0
+"""What a task has left is told once it has taken so long."""
 
 
 class Progress:
@@ -100,9 +102,9 @@ class Bars(Progress):
             if task not in self._tasks:
                 self._tasks[task] = self._rich.add_task(escape(task), total=total, note="")
             bar = self._tasks[task]
-            self._rich.update(bar, completed=done, total=total, note=escape(note))
+            seconds = self._rich.tasks[self._rich.task_ids.index(bar)].elapsed or 0.0
+            self._rich.update(bar, completed=done, total=total, note=escape(_told(note, seconds, done, total)))
             if done >= total:
-                seconds = self._rich.tasks[self._rich.task_ids.index(bar)].elapsed or 0.0
                 self._rich.remove_task(self._tasks.pop(task))
                 self._console.print(_ended(task, seconds, note), markup=False, highlight=False)
 
@@ -132,7 +134,7 @@ class Lines(Progress):
             tenth = int(10 * done / total)
             last, last_tenth = self._said.setdefault(task, (begun, 0))
             if now - last >= (LINE_SECONDS_BY_TENTH if tenth > last_tenth else LINE_SECONDS):
-                self._print(f"  {task}: {100 * done / total:.0f}%{_tail(note)}")
+                self._print(f"  {task}: {100 * done / total:.0f}%{_tail(_told(note, now - begun, done, total))}")
                 self._said[task] = (now, tenth)
 
     def _print(self, text: str) -> None:
@@ -166,3 +168,12 @@ def _ended(task: str, seconds: float, note: str) -> str:
 
 def _tail(note: str) -> str:
     return f" ({note})" if note else ""
+
+
+def _told(note: str, seconds: float, done: float, total: float) -> str:
+    """The note, and how long the rest will take if it goes on as it went; training may end before its last epoch."""
+    if seconds < TELLING_SECONDS or not 0 < done < total:
+        return note
+    left = seconds * (total - done) / done
+    amount = f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min" if left < 5400 else f"{left / 3600:.1f} h"
+    return f"{note}, about {amount} left".removeprefix(", ")

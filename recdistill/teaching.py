@@ -113,6 +113,7 @@ class Teaching:
         settings = self.job.distill.recombine
         if settings is None:
             return None
+        settings = settings.over(self.job.dataset.features)
         split = recombined_split(self.job.teachers)
         inputs = {
             "dataset": self.dataset.fingerprint,

@@ -46,6 +46,20 @@ def test_a_tenth_more_is_worth_a_line_sooner(lines: Lines, clock: Clock) -> None
     assert said(lines) == ["ingest: 25% (loss 0.5)"]
 
 
+@pytest.mark.parametrize(
+    ("minutes", "done", "told"),
+    [(0.3, 10, "(loss 0.5)"), (1, 0, "(loss 0.5)"), (1, 50, "(loss 0.5, about 60 s left)")]
+    + [(5, 20, "(loss 0.5, about 20 min left)"), (90, 25, "(loss 0.5, about 4.5 h left)")],
+)
+def test_what_is_left_is_told_when_it_can_be_guessed(
+    lines: Lines, clock: Clock, minutes: float, done: int, told: str
+) -> None:
+    lines.update("teach", 0, 100)
+    clock.now = 60 * minutes
+    lines.update("teach", done, 100, "loss 0.5")
+    assert said(lines) == [f"teach: {done}% {told}"]
+
+
 def test_the_end_is_always_said_with_its_time(lines: Lines, clock: Clock) -> None:
     lines.update("ingest", 1, 2)
     clock.now = 1.5
@@ -71,6 +85,16 @@ def test_bars_leave_a_line_for_what_ended_and_take_names_as_they_are() -> None:
         bars.update("seed [0]", 2, 2, "ne [x]")
     assert "teach [bold]" in out.getvalue()
     assert "seed [0]: done in" in out.getvalue()
+
+
+def test_a_bar_tells_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recdistill.progress.TELLING_SECONDS", 0.0)
+    out = io.StringIO()
+    with Bars(Console(file=out, force_terminal=True, width=100)) as bars:
+        bars.update("teach", 0, 4)
+        bars.update("teach", 1, 4, "loss 0.5")
+        bars._rich.refresh()
+    assert "loss 0.5, about 0 s left" in out.getvalue()
 
 
 def test_standard_error_gets_lines_where_it_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

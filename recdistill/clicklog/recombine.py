@@ -8,7 +8,6 @@ and Wang (arXiv 1809.07428) have them, items that a user did not meet.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +31,8 @@ def recombine(
 
     Each part of `split` gives `settings.rows` times its rows. A row starts as a random one of the part; then one or
     more of the groups of features, every choice of groups alike, come from other random rows of the same part: the same
-    day, so that the times fit. Labels are not read. The result follows from dataset, settings and split alone.
+    day, so that the times fit. `settings` are those that `Recombine.over` gives. Labels are not read. The result
+    follows from dataset, settings and split alone.
     """
     schema = dataset.schema
     features = [*(column.name for column in schema.dense), *(sparse.name for sparse in schema.sparse)]
@@ -62,11 +62,13 @@ def _pieces(rows: int) -> Iterator[int]:
 
 
 def _recombined(shown: pa.Table, settings: Recombine, rows: int, random: np.random.Generator) -> pa.Table:
-    choices = list(itertools.product([False, True], repeat=len(settings.groups)))[1:]
-    swapped = np.array(choices)[random.integers(0, len(choices), rows)]
+    count = len(settings.groups)
+    choice = random.integers(0, (1 << count) - 1, rows) + 1
     base = random.integers(0, shown.num_rows, rows)
-    at = {name: base for name in shown.column_names}
+    made = {}
     for place, group in enumerate(settings.groups):
-        source = np.where(swapped[:, place], random.integers(0, shown.num_rows, rows), base)
-        at.update(dict.fromkeys(group, source))
-    return pa.table({name: shown[name].take(pa.array(at[name])) for name in shown.column_names})
+        elsewhere = choice >> (count - 1 - place) & 1 == 1
+        source = pa.array(np.where(elsewhere, random.integers(0, shown.num_rows, rows), base))
+        made.update({name: shown[name].take(source) for name in group})
+    stay = pa.array(base)
+    return pa.table({name: made[name] if name in made else shown[name].take(stay) for name in shown.column_names})

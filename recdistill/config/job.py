@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from recdistill.config.base import MOST_TOLD, NAME, Location, Section, expand, nearest
-from recdistill.config.dataset import Dataset, Dense, History
+from recdistill.config.dataset import Dataset, Dense, Feature, History
 from recdistill.config.models import FileTeacher, Student, Teachers, Train
 from recdistill.config.service import Service
 from recdistill.remote import is_url
 
 Method = Literal["alone", "single", "mean", "hint", "confidence", "diverse"]
+MOST_GROUPS = 62
+"""Of features that are recombined: which of them come from elsewhere is drawn as one whole number."""
 METHODS: tuple[Method, ...] = ("alone", "single", "mean", "hint", "confidence", "diverse")
 
 
@@ -39,8 +42,12 @@ class Recombine(Section):
 
     rows: float = Field(2.0, gt=0, le=100)
     """Rows for every row that is recombined."""
-    groups: list[Annotated[list[str], Field(min_length=1)]] = Field(min_length=1, max_length=8)
-    """Features that stay together, such as an item and its metadata. What no group holds stays with its row."""
+    groups: list[Annotated[list[str], Field(min_length=1)]] = Field([], max_length=MOST_GROUPS)
+    """Features that stay together, such as an item and its metadata; what else is made of the same columns, and users'
+    histories, goes with them."""
+    others: Literal["stay", "each"] = "stay"
+    """What no group holds stays with its row, or each column is a group by itself, as suits a log that nobody can
+    explain."""
     weight: float = Field(1.0, ge=0)
     """Of what teachers say about them; a click loss weighs 1, what teachers say about the log's rows `soft_weight`."""
     seed: int = Field(0, ge=0)
@@ -55,7 +62,28 @@ class Recombine(Section):
         names = [name for group in self.groups for name in group]
         if len(set(names)) < len(names):
             raise ValueError("`groups` must not share a feature")
+        if not names and self.others == "stay":
+            raise ValueError("give `groups`, or `others: each`: else no row would be new")
         return self
+
+    def over(self, features: dict[str, Feature]) -> Recombine:
+        """The same with every feature that moves in a group: those of one column are never apart."""
+        groups, held = [list(group) for group in self.groups], {name for group in self.groups for name in group}
+        place = {_column(name, features[name]): group for group in groups for name in group}
+        for name, feature in features.items():
+            column = _column(name, feature)
+            if name in held or (self.others == "stay" and column not in place):
+                continue
+            if column not in place:
+                groups.append(place.setdefault(column, []))
+            place[column].append(name)
+        dealt = [list(itertools.chain(*groups[start::MOST_GROUPS])) for start in range(min(len(groups), MOST_GROUPS))]
+        return self.model_copy(update={"groups": dealt, "others": "stay"})
+
+
+def _column(name: str, feature: Feature) -> str:
+    """The log's column that a feature is made of; of a history the user's."""
+    return feature.user if isinstance(feature, History) else feature.column or name
 
 
 class Tune(Section):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from recdistill.config.base import NAME
 from recdistill.config.dataset import RESERVED, Bag, Bucket, Dense, Single, Split
-from recdistill.config.job import Tune
+from recdistill.config.job import Recombine, Tune
 from recdistill.config.models import DlrmTeacher, Student, Train
 from recdistill.errors import UserError
 from recdistill.evaluate.metrics import Array
@@ -19,9 +19,10 @@ from recdistill.init.names import HISTORY, mentions
 from recdistill.init.profile import Profile, profile
 from recdistill.init.roles import Roles, assign
 from recdistill.init.sample import Sample, take
-from recdistill.init.sizes import choose_student, choose_teacher, choose_training
+from recdistill.init.sizes import NEWEST, choose_recombined, choose_student, choose_teacher, choose_training
 from recdistill.init.splits import choose_split
 from recdistill.init.subjects import comes_again, goes_with, holds_items, tells
+from recdistill.init.together import together
 
 LEAST_ROWS = 100
 MOST_BUCKETS, BINS = 64, 20
@@ -44,7 +45,7 @@ class Draft:
         tune: what is tried first.
         doubts: sentences.
         columns: profiles by column.
-        of_the_item: the item's feature and those that go with it, where rows can be recombined; else empty.
+        recombine: how rows that nobody was shown are made; None where items are new and rows have no days.
         news: days bring new items, so teachers go from day to day.
     """
 
@@ -59,7 +60,7 @@ class Draft:
     tune: Tune
     doubts: list[str]
     columns: dict[str, Profile]
-    of_the_item: list[str]
+    recombine: Recombine | None
     news: bool
 
     def distinct(self, name: str) -> int:
@@ -114,9 +115,24 @@ def draft(paths: list[str], label: str | None = None) -> Draft:
     doubts = [*_about_columns(choices, True), *doubts, *found.doubts, *said, *small, *_about_columns(choices, False)]
     new = "item" in found.subjects and time is not None and not comes_again(columns[found.subjects["item"]], time)
     news = new and split.by == "days"
-    own = [] if new and not news else _of_the_item(features, columns, found.subjects)
+    recombine = None if new and not news else _recombine(features, columns, found.subjects, news, sample.rows)
     training, tune = choose_training(sample.rows)
-    return Draft(sample, found, choices, features, split, teacher, student, training, tune, doubts, columns, own, news)
+    return Draft(
+        sample, found, choices, features, split, teacher, student, training, tune, doubts, columns, recombine, news
+    )
+
+
+def _recombine(
+    features: dict[str, Choice], columns: dict[str, Profile], subjects: dict[str, str], news: bool, rows: int
+) -> Recombine:
+    """Items change places where it is known what is theirs; elsewhere all columns do, as they belong together."""
+    if own := _of_the_item(features, columns, subjects):
+        return Recombine(rows=NEWEST if news else choose_recombined(rows), groups=[own])
+    names = _names(features)
+    groups = together([columns[column] for column in names])
+    return Recombine(
+        rows=choose_recombined(rows), groups=[[names[column] for column in one] for one in groups], others="each"
+    )
 
 
 def _of_the_item(features: dict[str, Choice], columns: dict[str, Profile], subjects: dict[str, str]) -> list[str]:
@@ -128,9 +144,14 @@ def _of_the_item(features: dict[str, Choice], columns: dict[str, Profile], subje
         return []
     return [
         name
-        for name, column in ((name, columns[choice.column]) for name, choice in features.items())
+        for name, column in ((name, columns[column]) for column, name in _names(features).items())
         if column is item or (column is not user and goes_with(column, item, user))
     ]
+
+
+def _names(features: dict[str, Choice]) -> dict[str, str]:
+    """The name of each column's feature, of a number's two that of the number: its bucket goes where it goes."""
+    return {choice.column: name for name, choice in features.items() if not isinstance(choice.kind, Bucket)}
 
 
 def _choices(columns: dict[str, Profile], found: Roles, time: Array | None, rows: int) -> list[Choice]:

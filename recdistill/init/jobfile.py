@@ -276,13 +276,15 @@ def _training(train: Train, tune: Tune) -> list[str]:
 
 
 def _recombine(draft: Draft) -> list[str]:
-    names = draft.of_the_item
-    if not names:
+    found = draft.recombine
+    if found is None:
         return []
-    groups = f"[[{', '.join(_ranges(names))}]]"
-    rows = 4.0 if draft.news else 1.0  # of the validation days alone
-    first, *more = _folded(f"  recombine: {{rows: {rows}, groups: {groups}}}")
-    return [first, *more] if more else [f"{first}   # students also hear what teachers think of other items"]
+    groups = ", ".join(f"[{', '.join(_ranges(names))}]" for names in found.groups)
+    by = [f"groups: [{groups}]"] if groups else []
+    by += [f"others: {found.others}"] if found.others != "stay" else []
+    first, *more = _folded(f"  recombine: {{rows: {found.rows}, {', '.join(by)}}}")
+    what = "other items" if found.others == "stay" else "rows put together anew"
+    return [first, *more] if more else [f"{first}   # students also hear what teachers think of {what}"]
 
 
 def _folded(line: str) -> list[str]:

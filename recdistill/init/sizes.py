@@ -24,6 +24,8 @@ RATES = [0.02, 0.1]
 """Rates of tables that models are tried with: logs want one or the other, and lose much by the wrong one."""
 TRIED = 2_000_000
 """Rows of a log for which to try rates takes too long."""
+NEWEST = 4.0
+"""Recombined rows for each row of the validation days, where only these are recombined."""
 _MARGIN = 1.2
 """The whole log may hold fewer frequent values than the sample promises."""
 
@@ -59,6 +61,11 @@ def choose_training(rows: int) -> tuple[Train, Tune]:
         dense_rate=3e-3,
     )
     return train, Tune(trials=len(RATES), embedding_rate=RATES) if rows < TRIED else Tune()
+
+
+def choose_recombined(rows: int) -> float:
+    """Recombined rows for each training row: the shorter a log is, the more is learned from them."""
+    return 4.0 if rows < 20_000 else 2.0 if rows < 500_000 else 1.0
 
 
 def choose_student(

@@ -57,6 +57,21 @@ def test_groups_stay_together_and_every_row_is_new_to_its_day(tiny_dataset: Data
         assert all(swapped[kind] > 0.2 * len(new) for kind in [(True, False), (False, True), (True, True)])
 
 
+def test_each_group_comes_from_elsewhere_in_half_of_the_rows_and_from_a_row_of_its_own(
+    tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    each = recombine(tiny_dataset, Recombine(rows=20, groups=[["item"], ["tags"], ["user"], ["price"]]), tmp_path)
+    for day in each.days:
+        shown = {row["age"]: row for row in rows_of(tiny_dataset, "train", day).to_pylist()}
+        new = rows_of(each, "unlabelled", day).to_pylist()
+        prices = {row["price"]: row for row in shown.values()}
+        moved = np.array([row["price"] != shown[row["age"]]["price"] for row in new])
+        assert abs(moved.mean() - 8 / 15) < 0.05  # of all choices but that of none
+        with_price = np.array([row["user"] == prices[row["price"]]["user"] for row in new])[moved]
+        chance = np.mean([row["user"] == other["user"] for row in shown.values() for other in shown.values()])
+        assert with_price.mean() < chance + 0.05
+
+
 def test_rows_have_no_label_and_ids_of_their_own(made: Dataset) -> None:
     tables = [rows_of(made, "unlabelled", day) for day in made.days]
     assert all("label" not in table.column_names for table in tables)

@@ -9,6 +9,11 @@ from recdistill.config import Job
 from recdistill.config.load import MAX_BYTES, dump_job, load_job
 from recdistill.errors import UserError
 
+EACH = (
+    "distill.recombine={others: each}",
+    "teachers.members.ids.features=[user]",
+    "teachers.members.foundation.features=[user]",
+)
 Complain = Callable[..., list[str]]
 
 
@@ -38,6 +43,44 @@ def test_a_dumped_job_reads_back_to_itself(job_file: Path, tmp_path: Path) -> No
     job = load_job(job_file, ["distill.train.dense_rate=1e-5", "dataset.log.nulls=['~', 'no', '']"])
     (tmp_path / "dumped.yaml").write_text(dump_job(job))
     assert load_job(tmp_path / "dumped.yaml") == job
+
+
+RECOMBINED = {
+    "{groups: [[C1, age]]}": [["C1", "age", "age_bucket"]],
+    "{groups: [[user], [C1..C3]]}": [["user", "seen"], ["C1", "C2", "C3"]],
+    "{groups: [[age_bucket, C2]], others: each}": [
+        ["age_bucket", "C2", "age"],
+        ["user", "seen"],
+        ["C1"],
+        ["C3"],
+    ],
+    "{others: each}": [["user", "seen"], ["C1"], ["C2"], ["C3"], ["age", "age_bucket"]],
+}
+
+
+@pytest.mark.parametrize(("settings", "groups"), RECOMBINED.items())
+def test_features_of_one_column_are_recombined_together(job_file: Path, settings: str, groups: list[list[str]]) -> None:
+    seen = "seen: {kind: history, user: user, of: C1}"
+    features = f"user: {{kind: single}}, {seen}, C1..C3: {{kind: single}}, age: {{kind: dense, bins: 5}}"
+    job = load_job(
+        job_file,
+        [
+            f"dataset.features={{{features}}}",
+            "dataset.time={column: time, unit: s}",
+            f"distill.recombine={settings}",
+        ],
+    )
+    assert job.distill.recombine is not None
+    found = job.distill.recombine.over(job.dataset.features)
+    assert (found.groups, found.others, found.rows) == (groups, "stay", 2.0)
+
+
+def test_more_columns_than_groups_share_them(job_file: Path) -> None:
+    job = load_job(job_file, ["dataset.features={C1..C150: {kind: single}, user: {kind: single}}", *EACH])
+    assert job.distill.recombine is not None
+    groups = job.distill.recombine.over(job.dataset.features).groups
+    assert len(groups) == 62 and groups[0] == ["C1", "C63", "C125"]
+    assert sorted(name for group in groups for name in group) == sorted(job.dataset.features)
 
 
 def test_a_number_with_bins_is_a_bucket_too(job_file: Path, tmp_path: Path) -> None:
@@ -174,6 +217,11 @@ def test_an_override_finds_names_with_dots(tmp_path: Path, job_text: str) -> Non
         ),
         ("evaluate.confidence=2", "--set evaluate.confidence=2: evaluate.confidence: expected less than 1.0, came 2"),
         ("evaluate.slices=[C9]", "--set evaluate.slices=[C9]: evaluate.slices: no feature 'C9'"),
+        (
+            "distill.recombine={rows: 1}",
+            "--set distill.recombine={rows: 1}: distill.recombine: give `groups`, or `others: each`: else no row "
+            "would be new",
+        ),
         ("name", "--set name: expected KEY=VALUE"),
         ("=3", "--set =3: expected KEY=VALUE"),
         ("name.x=3", "--set name.x=3: 'x' is asked of a single value"),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from recdistill.config.dataset import Dense
 from recdistill.config.load import load_job
 from recdistill.init.draft import Draft
 from recdistill.init.jobfile import render
@@ -32,34 +32,38 @@ ITEM, USER, ROWS = columns()["item_id"], columns()["user_id"], len(columns()["it
 )
 def test_what_follows_from_an_item_goes_with_it(look: Look, name: str, values: np.ndarray, goes: bool) -> None:
     found = look(**{name: values})
-    theirs = [name, *([f"{name}_bucket"] if isinstance(found.features[name].kind, Dense) else [])]
-    assert found.of_the_item == ["item_id", *(theirs if goes else [])]
+    assert found.recombine is not None and found.recombine.others == "stay"
+    assert found.recombine.groups == [["item_id", *([name] if goes else [])]]
 
 
 def test_the_job_recombines_items_and_what_is_theirs(look: Look, tmp_path) -> None:
     text = render(look(brand=np.array([f"b{i % 7}" for i in ITEM])), ["log.csv"], tmp_path / "job.yaml")
-    assert "  recombine: {rows: 1.0, groups: [[item_id, brand]]}" in text
+    assert "  recombine: {rows: 4.0, groups: [[item_id, brand]]}" in text
 
 
-def test_items_that_hardly_come_again_tell_nothing(look: Look, tmp_path) -> None:
-    found = look(item_id=np.arange(ROWS) // 1.5)
-    assert not found.of_the_item
-    assert "recombine" not in render(found, ["log.csv"], tmp_path / "job.yaml")
-
-
-def test_without_a_user_nothing_is_recombined(look: Look) -> None:
-    assert not look(drop=("user_id",)).of_the_item
+@pytest.mark.parametrize(
+    "changed", [{"item_id": np.arange(ROWS) // 1.5, "drop": ("timestamp",)}, {"drop": ("user_id", "timestamp")}]
+)
+def test_where_it_is_not_known_what_is_the_items_all_columns_change_places(
+    look: Look, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    brand = [f"b{i % 7}" for i in changed.get("item_id", ITEM)]
+    shop = [f"s{name}" for name in brand]
+    found = look(**changed, brand=brand, shop=shop)
+    assert found.recombine is not None and found.recombine.others == "each"
+    assert any({"brand", "shop"} <= set(group) for group in found.recombine.groups)
+    assert "others: each}" in render(found, ["log.csv"], tmp_path / "job.yaml")
 
 
 def test_news_is_taught_day_by_day(look: Look, tmp_path: Path) -> None:
     days = 1_767_225_600 + np.arange(ROWS) * 864
     found = look(timestamp=days)
-    assert found.of_the_item and not found.news
+    assert found.recombine and not found.news
     text = render(found, ["log.csv"], tmp_path / "job.yaml")
     assert "regime: out_of_fold" in text and "unknown" not in text
 
     found = look(timestamp=days, item_id=np.arange(ROWS) // 20)
-    assert found.of_the_item and found.news
+    assert found.recombine and found.news
     text = render(found, ["log.csv"], tmp_path / "job.yaml")
     assert "regime: prequential" in text and "folds" not in text and text.count("unknown: 0.3") == 4
     (tmp_path / "job.yaml").write_text(text)
@@ -70,4 +74,4 @@ def test_news_is_taught_day_by_day(look: Look, tmp_path: Path) -> None:
 
 
 def test_new_items_without_days_are_not_recombined(look: Look) -> None:
-    assert not look(timestamp=1_767_225_600 + np.arange(ROWS), item_id=np.arange(ROWS) // 20).of_the_item
+    assert not look(timestamp=1_767_225_600 + np.arange(ROWS), item_id=np.arange(ROWS) // 20).recombine
