@@ -14,9 +14,9 @@ from recdistill.config.service import Service
 from recdistill.remote import is_url
 
 Method = Literal["alone", "single", "mean", "hint", "confidence", "diverse"]
+METHODS: tuple[Method, ...] = ("alone", "single", "mean", "hint", "confidence", "diverse")
 MOST_GROUPS = 62
 """Of features that are recombined: which of them come from elsewhere is drawn as one whole number."""
-METHODS: tuple[Method, ...] = ("alone", "single", "mean", "hint", "confidence", "diverse")
 
 
 class Diverse(Section):
