@@ -48,8 +48,13 @@ def test_a_tenth_more_is_worth_a_line_sooner(lines: Lines, clock: Clock) -> None
 
 @pytest.mark.parametrize(
     ("minutes", "done", "told"),
-    [(0.3, 10, "(loss 0.5)"), (1, 0, "(loss 0.5)"), (1, 50, "(loss 0.5, about 60 s left)")]
-    + [(5, 20, "(loss 0.5, about 20 min left)"), (90, 25, "(loss 0.5, about 4.5 h left)")],
+    [
+        (0.3, 10, "(loss 0.5)"),
+        (1, 0, "(loss 0.5)"),
+        (1, 50, "(loss 0.5, about 60 s left)"),
+        (5, 20, "(loss 0.5, about 20 min left)"),
+        (90, 25, "(loss 0.5, about 4.5 h left)"),
+    ],
 )
 def test_what_is_left_is_told_when_it_can_be_guessed(
     lines: Lines, clock: Clock, minutes: float, done: int, told: str
