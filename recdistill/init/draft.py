@@ -144,8 +144,8 @@ def _of_the_item(features: dict[str, Choice], columns: dict[str, Profile], subje
         return []
     return [
         name
-        for name, column in ((name, columns[column]) for column, name in _names(features).items())
-        if column is item or (column is not user and goes_with(column, item, user))
+        for column, name in _names(features).items()
+        if column == subjects["item"] or (column != subjects["user"] and goes_with(columns[column], item, user))
     ]
 
 

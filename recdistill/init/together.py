@@ -15,6 +15,8 @@ from recdistill.init.profile import Profile
 
 LEAST_PAIRS = 500
 """Pairs of rows with the same value that it takes to tell what follows from it."""
+COMPARED = 2_000_000_000
+"""Values that are compared at most, every column with every other: of a wide log fewer rows are looked at."""
 APART = 0.05
 """A column follows from another where two rows that are alike in that one differ in it so seldom, beside any two."""
 
@@ -36,10 +38,12 @@ def together(columns: Sequence[Profile]) -> list[list[str]]:
 
 def _sources(columns: Sequence[Profile]) -> dict[str, str]:
     """The column that each follows from, of those that follow from any."""
-    rows = len(columns[0].codes) if columns else 0
-    mix = np.random.default_rng(0).permutation(rows)  # logs lie in order of time, and neighbours are alike
+    if not columns:
+        return {}
+    mix = np.random.default_rng(0).permutation(len(columns[0].codes))  # neighbours in a log are alike
+    mix = mix[: COMPARED // len(columns) ** 2]
     codes = {column.name: column.codes[mix] for column in columns}
-    by_chance = {name: 1 - float(((np.bincount(found + 1) / rows) ** 2).sum()) for name, found in codes.items()}
+    by_chance = {name: 1 - float(((np.bincount(found + 1) / len(mix)) ** 2).sum()) for name, found in codes.items()}
     sources: dict[str, str] = {}
     for whole in sorted(columns, key=lambda column: column.distinct):
         order = np.argsort(codes[whole.name], kind="stable")

@@ -119,6 +119,15 @@ def test_only_numbers_become_buckets_too(log: Log, through: Through) -> None:
     assert any(table.encoding == "bucket" for table in dataset.schema.tables)
 
 
+@pytest.mark.parametrize(("drop", "members", "keep"), [((), 3, 2 / 3), (("user_id",), 2, 1.0)])
+def test_small_committees_give_two_answers_a_row(
+    log: Log, through: Through, drop: Any, members: int, keep: float
+) -> None:
+    through(path := log(drop=drop))
+    job = load_job(path.parent / "job.yaml")
+    assert (len(job.teachers.members), job.teachers.keep) == (members, pytest.approx(keep))
+
+
 def test_a_column_that_is_called_like_a_bucket_is_none(log: Log, through: Through) -> None:
     dataset, text = through(log(price_bucket=rng.integers(0, 5, 600)))
     assert kinds(dataset)["price_bucket"] == "single" and "bins" not in text

@@ -71,6 +71,7 @@ def test_news_is_taught_day_by_day(look: Look, tmp_path: Path) -> None:
     assert job.student.unknown == 0.3 and job.distill.recombine is not None
     assert job.teachers.members["context"].features == ["price", "price_bucket", "tags"]
     assert job.teachers.members["trees"].features == ["user_id", "price", "tags"]
+    assert job.teachers.keep == 0.5
 
 
 def test_new_items_without_days_are_not_recombined(look: Look) -> None:

@@ -39,15 +39,26 @@ def test_two_names_of_one_thing_are_one_group() -> None:
     assert groups(app=APP, name=[f"a{app}" for app in APP]) == [["app", "name"]]
 
 
+def test_neighbours_are_alike_in_everything_and_that_tells_nothing() -> None:
+    assert groups(few=rng.integers(0, 10, ROWS), half=DAY // 15) == []
+
+
+def test_of_a_wide_log_fewer_rows_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = {"app": APP, "kind": KIND[APP]}
+    monkeypatch.setattr("recdistill.init.together.COMPARED", 2000 * len(columns) ** 2)
+    assert groups(**columns) == [["app", "kind"]]
+    monkeypatch.setattr("recdistill.init.together.COMPARED", 500 * len(columns) ** 2)
+    assert groups(**columns) == []  # too few pairs are left to tell
+
+
 @pytest.mark.parametrize(
     "values",
     [
-        DAY // 15,  # follows from the day
         np.where(np.arange(ROWS) < 3, "a", "b"),  # is nearly always the same, whatever the app
         np.zeros(ROWS, int),
     ],
 )
-def test_that_neighbours_are_alike_or_all_rows_are_tells_nothing(values: np.ndarray) -> None:
+def test_that_all_rows_are_alike_tells_nothing(values: np.ndarray) -> None:
     assert groups(app=APP, other=values) == []
 
 
