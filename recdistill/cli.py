@@ -215,6 +215,22 @@ def score(
     typer.echo(out)
 
 
+@app.command(epilog="Example: recdistill onnx runs/demo/student --out student.onnx")
+def onnx(
+    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="An exported student's folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.onnx", help="The file to write.", callback=local)],
+) -> None:
+    """Writes a student as one ONNX file, from the log's own values to a probability, for services without Python."""
+    try:
+        from recdistill.portable.file import write_onnx
+    except ImportError:
+        raise UserError("this needs onnx and onnxruntime, which `pip install -e '.[onnx]'` brings") from None
+    from recdistill.screen import inputs_table, print_table
+
+    print_table(inputs_table(write_onnx(student, out)))
+    typer.echo(out)
+
+
 @app.command(
     epilog="Examples: recdistill run pipelines/jobs/demo.yaml --out runs/demo"
     "\n\nrecdistill run pipelines/jobs/frappe.yaml --out runs/quick --set distill.seeds=[0,1] --set workers=2"

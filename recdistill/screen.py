@@ -13,6 +13,7 @@ from recdistill.doctor import Check
 
 if TYPE_CHECKING:
     from recdistill.init.draft import Draft
+    from recdistill.portable.inputs import Input
 
 PURPOSES = ("tables", "optimizer", "dense", "batch")
 _STYLE = {"ok": "green", "warning": "yellow", "fault": "bold red"}
@@ -68,6 +69,16 @@ def columns_table(draft: Draft) -> Table:
         kind = choice.kind.kind if choice.kind else "left out"
         style = "bold red" if choice.suspicious else "" if choice.kind else "yellow"
         table.add_row(escape(choice.column), kind, escape(choice.reason), style=style)
+    return table
+
+
+def inputs_table(inputs: Sequence[Input]) -> Table:
+    """One line for each thing that a student's ONNX file is handed."""
+    table = Table(title="What the file is handed", title_justify="left")
+    for column in ("input", "type", "what"):
+        table.add_column(column)
+    for one in inputs:
+        table.add_row(escape(one.name), escape(one.type), escape(one.about))
     return table
 
 

@@ -65,6 +65,7 @@ COMMANDS = {
     "recdistill init logs/*.csv --out mine.yaml": Outcome("next: recdistill run mine.yaml"),
     "recdistill run mine.yaml --out runs/mine": Outcome("report: runs/mine/report.html", more=("--quiet", *RUN)),
     "recdistill score runs/mine/student new-log.tsv --out scores.parquet": Outcome("scores.parquet"),
+    "recdistill onnx runs/mine/student --out student.onnx": Outcome("as in the log"),
     "recdistill run pipelines/jobs/frappe.yaml --out runs/frappe": NO_DATA,
     "recdistill run pipelines/jobs/movielens-1m.yaml --out runs/movielens-1m": NO_DATA,
     "recdistill compare runs/frappe": Outcome("mine", more=("--json",)),
@@ -88,6 +89,7 @@ NOT_RUN = {
     "make service",
     "make service-check",
     "pip install -e '.[mlflow]'",
+    "pip install -e '.[onnx]'",
     "pip install -e '.[ray]'",
     "python pipelines/examples/digits.py --out runs/digits",
 }

@@ -23,7 +23,7 @@ def raw_log(root: Path, paths: list[str]) -> Files:
 
     The format is told by each file's suffix, so that Parquet may be scored by what learned from CSV.
     """
-    learned = _section(root, read_schema(root)).log
+    learned = section_of(root, read_schema(root)).log
     assert learned is not None
     settings = {**learned.model_dump(), "paths": paths}
     known = all(any(suffix in Path(path).suffixes for suffix in (".csv", ".tsv", ".parquet", ".pq")) for path in paths)
@@ -50,7 +50,7 @@ def encode_log(root: Path, log: Files, joins: list[Join] | None = None) -> Itera
     """
     root = Path(root)
     schema = read_schema(root)
-    section = _section(root, schema)
+    section = section_of(root, schema)
     section = section.model_copy(update={"log": log, "joins": section.joins if joins is None else joins})
     raw = TypedLog(section, scoring=True)
     row_columns = ["example_id", "label"] if raw.has_label else ["example_id"]
@@ -63,7 +63,7 @@ def encode_log(root: Path, log: Files, joins: list[Join] | None = None) -> Itera
         yield from map(encoder.encode, scratch.stream('SELECT * FROM rows ORDER BY "time", "$position"'))
 
 
-def _section(root: Path, schema: Schema) -> Dataset:
+def section_of(root: Path, schema: Schema) -> Dataset:
     """The `dataset:` section that `root` was made by; it does not say where its log lay."""
     if not schema.spec:
         raise UserError(f"{root / 'schema.json'}: does not say how its log was read; ingest the log again")

@@ -69,13 +69,17 @@ def _column(columns: dict[str, Profile], asked: str | None, where: str) -> tuple
 
 
 def _candidates(columns: dict[str, Profile]) -> list[list[str]]:
-    """Columns that their name says are the label: those that are called so, those that speak of it, and ratings."""
+    """Columns that their name says are the label: those that are called so, those that speak of it, and ratings.
+
+    Yes or no comes before numbers: a log with both was made for clicks.
+    """
     called = [name for name in columns if "_".join(names.words(name)) in names.LABEL]
     speak = [name for name in columns if names.mentions(name, names.LABEL)]
     rated = [name for name in columns if names.mentions(name, names.RATING)]
     return [
         [name for name in called if _has_two(columns[name]) or _is_binary(columns[name])],
         [name for name in speak if _is_binary(columns[name])],
+        [name for name in called if len(np.unique(columns[name].known)) > 2],
         [name for name in rated if 2 < len(np.unique(columns[name].known)) <= _RATINGS],
     ]
 

@@ -85,6 +85,12 @@ def test_a_rating_goes_before_a_column_of_two_values(look: Look) -> None:
     assert found.roles.label.column == "overall" and "verified" in found.features
 
 
+def test_a_label_by_name_that_holds_numbers_goes_before_a_column_of_two_values(look: Look) -> None:
+    found = look(drop=("label",), y=rng.integers(1, 6, 600), service=BITS)
+    assert found.roles.label.column == "y" and "service" in found.features
+    assert look("both.csv", drop=("label",), y=rng.integers(1, 6, 600), clicked=BITS).roles.label.column == "clicked"
+
+
 def test_a_label_that_is_asked_for_may_be_any_number(look: Look) -> None:
     assert look(asked="price").roles.label.column == "price"
     ratio = look("ratio.csv", asked="ratio", ratio=np.arange(600) / 100)
