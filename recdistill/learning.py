@@ -26,6 +26,9 @@ from recdistill.teachers.shards import TeacherCache
 from recdistill.teachers.versions import FINAL
 from recdistill.teaching import Teaching
 
+COMBINING: tuple[Method, ...] = ("mean", "diverse")
+"""Methods that put the committee's answers together."""
+
 
 class Learning(Teaching):
     """The students of one job, beside their committee."""
@@ -145,7 +148,9 @@ class Learning(Teaching):
         if start := self._start(name, "distill") if stage == "distill" else None:
             inputs["start"] = start.fingerprint()
         more = (self.unlabelled.root, label) if self.unlabelled and names else None
-        materials = Materials(self.dataset.root, teach, cache, names, shape, more, start, routed)
+        foretell = self.job.teachers.foretell and method in COMBINING
+        inputs |= {"foretell": True} if foretell else {}
+        materials = Materials(self.dataset.root, teach, cache, names, shape, more, start, routed, foretell)
         return Unit(name, inputs, (materials, method, seed, settings, f"{stage} {name}"))
 
     def _start(self, name: str, stage: str) -> Start | None:

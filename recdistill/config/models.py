@@ -169,6 +169,12 @@ class Teachers(Section):
         """Whether versions learn from days and score later ones."""
         return self.regime in ("later_days", "prequential")
 
+    @property
+    def foretell(self) -> bool:
+        """Whether what is said about training rows tells how good teachers are: they are of days that came later."""
+        seen = {member.seen for member in self.members.values() if isinstance(member, FileTeacher)}
+        return self.by_day and "in_sample" not in seen
+
     @model_validator(mode="after")
     def _has_foundation(self) -> Teachers:
         member = self.members.get(self.foundation)

@@ -55,10 +55,13 @@ class Materials:
     """An earlier student, where this one begins."""
     routed: Routed | None = None
     """How important teachers are, and whose answers count, for a method that weighs them."""
+    foretell: bool = False
+    """Whether what was said about training rows tells how good teachers are (see `Teachers.foretell`)."""
 
     def open(self) -> Opened:
         """The datasets, their caches and the members with their frozen upper layers."""
         shown = _asked(self.dataset, self.caches, self.foundation_first, "train", self.routed)
+        splits: tuple[SplitName, ...] = ("validation", "train") if self.foretell else ("validation",)
         members = []
         for cache in shown.caches:
             trained_here = FINAL in cache.manifest.versions
@@ -69,7 +72,7 @@ class Materials:
             if self.recombined is None
             else _asked(*self.recombined, self.foundation_first, "unlabelled", self.routed)
         )
-        return Opened(shown, more, members, self.start)
+        return Opened(shown, more, members, splits, self.start)
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,9 @@ class Asked:
             add=method.hear,
         )
 
-    def held_out(self) -> list[Batch]:
-        """What was said about validation rows, as many as calibrate a teacher, without their features."""
-        return sample(self.dataset, Rows("validation"), [], self._said())
+    def sampled(self, split: SplitName) -> list[Batch]:
+        """What was said about rows of a split, as many as calibrate a teacher, without their features."""
+        return sample(self.dataset, Rows(split), [], self._said())
 
     def _said(self, embedded: Windows | None = None) -> Columns:
         join = joined(self.caches, embedded)
@@ -116,6 +119,8 @@ class Opened:
     shown: Asked
     recombined: Asked | None
     members: list[Member]
+    calibrates: tuple[SplitName, ...]
+    """Of whose rows it is learned how the committee's answers are put together."""
     start: Start | None = None
 
 
@@ -185,7 +190,7 @@ def train_student(
         begin_at(distiller, distiller.student, opened.start, dataset)
     method = distiller.method
     if isinstance(method, Consensus):
-        method.calibrate(opened.shown.held_out())
+        method.calibrate([batch for split in opened.calibrates for batch in opened.shown.sampled(split)])
     recombined = opened.recombined if method.reads != "nothing" else None
     steps, more = opened.shown.steps(size), recombined.steps(size) if recombined else 0
 

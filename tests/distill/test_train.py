@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from recdistill.clicklog.batches import Rows, batches
 from recdistill.clicklog.schema import Dataset
 from recdistill.config.job import METHODS, Distill, Method
+from recdistill.distill.combine import Average, Heard
 from recdistill.distill.committee import Member, answers
 from recdistill.distill.methods import Distiller
 from recdistill.distill.train import Materials, calibrate_student, distill_one, make_method, train_student
@@ -87,6 +88,23 @@ def best_of(materials: Materials, unit: Path, name: Method) -> DLRM:
     """The student at its best check, as training left it."""
     method = make_method(name, materials.open().members, materials.shape.top[-1], SETTINGS)
     return load_best(Distiller(DLRM(materials.shape), method), unit / "training").student
+
+
+@pytest.mark.parametrize("name", ["mean", "diverse"])
+def test_how_answers_are_put_together_is_learned_of_training_rows_too_where_these_foretell(
+    materials: Materials, monkeypatch: pytest.MonkeyPatch, quick: Distill, tmp_path: Path, name: Method
+) -> None:
+    heard: list[Heard] = []
+    monkeypatch.setattr(Average, "fit", lambda self, rows: heard.append(rows))
+    for at, foretell in enumerate((False, True)):
+        train(replace(materials, foretell=foretell), name, quick, tmp_path / str(at))
+    dataset = Dataset(materials.dataset)
+    validation, both = (len(rows.label) for rows in heard)
+    assert (validation, both - validation) == (dataset.rows("validation"), dataset.rows("train"))
+    assert torch.equal(heard[1].logit[:validation], heard[0].logit)
+    assert heard[1].present[validation:].any()
+    positives = sum(part.positives for part in dataset.manifest.parts if part.split == "train")
+    assert float(heard[1].label[validation:].sum()) == positives
 
 
 def test_alone_is_plain_training_bit_for_bit(materials: Materials, quick: Distill, tmp_path: Path) -> None:
