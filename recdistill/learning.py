@@ -53,15 +53,15 @@ class Learning(Teaching):
         the first of them.
         """
         fitting, job = self.fitting(), self.job.distill
-        for shape in (*([self.foundation] if self.foundation else []), *fitting):
-            self.progress.stage(f"  {shape.told()}")
+        for told in dict.fromkeys(shape.told() for shape in (self.foundation, *fitting) if shape):
+            self.progress.stage(f"  {told}")
         if len(fitting) == 1:
             return dict.fromkeys(job.methods, fitting[0])
         deciding = {method: method if method == "alone" else self._first_taught for method in job.methods}
         trials = {
             method: [
                 self._unit(
-                    f"{method}/dim-{shape.dim}", method, job.tune.seed, candidates(method, job)[0], shape, "size"
+                    f"{method}/{self._called(shape)}", method, job.tune.seed, candidates(method, job)[0], shape, "size"
                 )
                 for shape in fitting
             ]
@@ -70,6 +70,11 @@ class Learning(Teaching):
         folder = self.run.units("size", distill_unit, [unit for units in trials.values() for unit in units])
         best = {method: best_of([folder / unit.name for unit in units]) for method, units in trials.items()}
         return {method: fitting[best[decider]] for method, decider in deciding.items()}
+
+    def _called(self, shape: Shape) -> str:
+        """A shape's trial among others."""
+        several = len(set(self.job.student.unknowns)) > 1
+        return f"dim-{shape.dim}-unknown-{shape.unknown:g}" if several else f"dim-{shape.dim}"
 
     @cached_property
     def shapes(self) -> dict[Method, Shape]:
@@ -90,7 +95,7 @@ class Learning(Teaching):
         if "diverse" not in self.job.distill.methods:
             return None
         teachers, settings = self.run.stage_folder("teach"), candidates("diverse", self.job.distill)[0]
-        shape = self.fitting()[-1]  # a router is thrown away, and may be as wide as any of them
+        shape = self.fitting()[-1]  # a router is thrown away, and may be as wide as any of them and know as much
         outside = [TeacherCache(path, self.dataset) for path in self._outside()]
         asked = [Askable(name, self.versions(name)[-1]) for name in self._askable]
         start = self._start("routes", "route")

@@ -54,8 +54,9 @@ def _shapes(job: Job, schema: Schema) -> Iterator[tuple[str, Shape, int]]:
             yield name, shape, member.train.batch_size
         elif isinstance(member, FileTeacher):
             counts[name] = member.parameters
-    for shape in solve(job.student, schema, counts[job.teachers.foundation]):
-        yield f"student, dim {shape.dim}", shape, job.distill.train.batch_size
+    by_dim = {shape.dim: shape for shape in solve(job.student, schema, counts[job.teachers.foundation])}
+    for dim, shape in by_dim.items():
+        yield f"student, dim {dim}", shape, job.distill.train.batch_size
 
 
 def _account(name: str, shape: Shape, batch_size: int, world: int) -> dict[str, Any]:

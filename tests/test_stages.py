@@ -147,6 +147,21 @@ def test_who_hears_teachers_and_who_does_not_have_the_size_that_suits_them(copy:
         assert read_json(copy / "student" / "model.json")["shape"]["dim"] == int(taught.removeprefix("dim-"))
 
 
+def test_who_hears_teachers_and_who_does_not_have_the_share_of_unknown_ids_that_suits_them(copy: Path, go: Go) -> None:
+    changes = ("student.dims=[8]", "student.unknowns=[0, 0.5]", "distill.seeds=[0]")
+    go(copy, *changes)
+    trials = copy / "stages" / "size"
+    for method, best in (("alone", "dim-8-unknown-0.5"), ("mean", "dim-8-unknown-0")):
+        for name in ("dim-8-unknown-0", "dim-8-unknown-0.5"):
+            edit(trials / method / name / "training.json", validation_ne=0.5 + (name != best))
+    go(copy, *changes)
+    models = {
+        name: copy / "stages" / "distill" / name / "seed-0" / "model.json" for name in ("alone", "mean", "diverse")
+    }
+    found = {name: read_json(path)["shape"]["unknown"] for name, path in models.items()}
+    assert found == {"alone": 0.5, "mean": 0.0, "diverse": 0.0}
+
+
 def test_a_teacher_learns_at_the_rate_that_did_best(copy: Path, go: Go) -> None:
     rates, taught = "teachers.members.foundation.embedding_rates=[0.05, 0.5]", copy / "stages" / "teach" / "foundation"
     before = read_json(taught / "final" / "teacher.json")["fingerprint"]  # it learned at 0.05

@@ -205,6 +205,9 @@ class Student(Architecture):
     """Embedding dimensions to try: 1, 2, or multiples of four, as fused kernels want them. A wider one has tables of
     fewer rows. Where several fit, validation NE decides (see `Learning.shapes`). When absent: powers of two up to 64,
     from the widest that leaves a row for every id, four of them at most."""
+    unknowns: list[Annotated[float, Field(ge=0, lt=1)]] = []
+    """Shares of `unknown` to try, in place of it: chosen with the dimension. Who hears teachers about rows that nobody
+    was shown needs less of it than who does not."""
     top: list[Width] = Field([32], min_length=1)
     bottom: list[Width] = []
     features: list[str] | None = None

@@ -21,7 +21,7 @@ from recdistill.init.roles import Roles, assign
 from recdistill.init.sample import Sample, take
 from recdistill.init.sizes import NEWEST, choose_recombined, choose_student, choose_teacher, choose_training
 from recdistill.init.splits import choose_split
-from recdistill.init.subjects import comes_again, goes_with, holds_items, tells
+from recdistill.init.subjects import comes_again, follows, goes_with, holds_items, tells
 from recdistill.init.together import together
 
 LEAST_ROWS = 100
@@ -126,8 +126,8 @@ def _recombine(
     features: dict[str, Choice], columns: dict[str, Profile], subjects: dict[str, str], news: bool, rows: int
 ) -> Recombine:
     """Items change places where it is known what is theirs; elsewhere all columns do, as they belong together."""
-    if own := _of_the_item(features, columns, subjects):
-        return Recombine(rows=NEWEST if news else choose_recombined(rows), groups=[own])
+    if own := _of_the_item(features, columns, subjects, news):
+        return Recombine(rows=NEWEST if news else choose_recombined(rows), groups=own)
     names = _names(features)
     groups = together([columns[column] for column in names])
     return Recombine(
@@ -135,18 +135,25 @@ def _recombine(
     )
 
 
-def _of_the_item(features: dict[str, Choice], columns: dict[str, Profile], subjects: dict[str, str]) -> list[str]:
-    """Empty unless user and item are known, and items are there often enough."""
+def _of_the_item(
+    features: dict[str, Choice], columns: dict[str, Profile], subjects: dict[str, str], news: bool
+) -> list[list[str]]:
+    """What changes places; nothing unless user and item are known, and items are there often enough.
+
+    Of news, what moves, such as counters, does so without the item: on later days old items are read again, and who
+    never met these with such numbers goes by the items alone (Globo, in tests/benchmarks/LEDGER.md).
+    """
     if len(subjects) < 2:
         return []
     user, item = (columns[subjects[role]] for role in ("user", "item"))
     if not tells(item):
         return []
-    return [
-        name
-        for column, name in _names(features).items()
-        if column == subjects["item"] or (column != subjects["user"] and goes_with(columns[column], item, user))
-    ]
+    own: list[str] = []
+    moving: list[str] = []
+    for column, name in _names(features).items():
+        if column == subjects["item"] or (column != subjects["user"] and goes_with(columns[column], item, user)):
+            (moving if news and not follows(columns[column], item) else own).append(name)
+    return [group for group in (own, moving) if group]
 
 
 def _names(features: dict[str, Choice]) -> dict[str, str]:

@@ -200,7 +200,7 @@ def _models(draft: Draft) -> list[str]:
     interaction = "" if student.interaction == "dot" else f", interaction: {student.interaction}"
     lines = [
         *_teachers(draft),
-        f"student: {{compression: {student.compression:g}, top: {student.top}{interaction}{_unknown(draft)}}}",
+        f"student: {{compression: {student.compression:g}, top: {student.top}{interaction}{_unknowns(draft)}}}",
         "distill:",
         *_recombine(draft),
         *_training(draft.training, draft.tune),
@@ -262,6 +262,10 @@ def _known_to_trees(draft: Draft) -> str:
 
 def _unknown(draft: Draft) -> str:
     return ", unknown: 0.3" if draft.news else ""
+
+
+def _unknowns(draft: Draft) -> str:
+    return ", unknowns: [0.3, 0.6]" if draft.news else ""
 
 
 def _training(train: Train, tune: Tune) -> list[str]:

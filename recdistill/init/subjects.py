@@ -42,10 +42,15 @@ def holds_items(column: Profile, item: Profile, delimiter: str | None) -> bool:
     return len(values & set(item.values)) >= ALIKE * max(1, len(values))
 
 
+def follows(column: Profile, item: Profile) -> bool:
+    """Whether a column is the same wherever an item is."""
+    pairs = len(np.unique(item.codes.astype(np.int64) << 32 | column.codes.astype(np.int64) & 0xFFFFFFFF))
+    return pairs <= FOLLOWS * item.distinct
+
+
 def goes_with(column: Profile, item: Profile, user: Profile) -> bool:
     """Whether a column tells of the item and not of the user or the moment."""
-    pairs = len(np.unique(item.codes.astype(np.int64) << 32 | column.codes.astype(np.int64) & 0xFFFFFFFF))
-    if pairs <= FOLLOWS * item.distinct:
+    if follows(column, item):
         return column.distinct > 1
     if column.numbers is None:
         return False

@@ -18,7 +18,8 @@ OWN = 0.75
 def solve(student: Student, schema: Schema, foundation_parameters: int) -> list[Shape]:
     """The students that fit into `foundation_parameters / compression` parameters, one for each of `student.dims`.
 
-    They are in the order of their dimensions, the narrowest first.
+    They are in the order of their dimensions, the narrowest first; of each dimension one for each of
+    `student.unknowns`, the largest first.
 
     Each has a row for every id if it can; if not, its largest tables are cut to one common height, and the ids beyond
     it share rows by hash. Which dimension is best is a question for data.
@@ -35,7 +36,9 @@ def solve(student: Student, schema: Schema, foundation_parameters: int) -> list[
             f"rows a table ({account}); make student.top or student.bottom narrower, use interaction: none, "
             "drop features, or lower student.compression"
         )
-    return fitting if student.dims else _likely(fitting)
+    chosen = fitting if student.dims else _likely(fitting)
+    shares = sorted(set(student.unknowns or [student.unknown]), reverse=True)
+    return [shape.model_copy(update={"unknown": share}) for shape in chosen for share in shares]
 
 
 def _likely(fitting: list[Shape]) -> list[Shape]:

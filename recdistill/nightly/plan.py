@@ -161,8 +161,9 @@ def derive(job: Job, planned: Plan, service: Path) -> Job:
     tonight = job.model_copy(update={"dataset": job.dataset.model_copy(update=changes)})
     if planned.start is not None:
         # Another dimension would mean another beginning.
-        dim = load_shape(night_folder(service, planned.start) / "student").dim
-        tonight = tonight.model_copy(update={"student": job.student.model_copy(update={"dims": [dim]})})
+        shape = load_shape(night_folder(service, planned.start) / "student")
+        same = {"dims": [shape.dim], "unknown": shape.unknown, "unknowns": []}
+        tonight = tonight.model_copy(update={"student": job.student.model_copy(update=same)})
     return Job.model_validate(tonight.model_dump(mode="json"))
 
 

@@ -65,13 +65,22 @@ def test_news_is_taught_day_by_day(look: Look, tmp_path: Path) -> None:
     found = look(timestamp=days, item_id=np.arange(ROWS) // 20)
     assert found.recombine and found.news
     text = render(found, ["log.csv"], tmp_path / "job.yaml")
-    assert "regime: prequential" in text and "folds" not in text and text.count("unknown: 0.3") == 4
+    assert "regime: prequential" in text and "folds" not in text and text.count("unknown: 0.3") == 3
     (tmp_path / "job.yaml").write_text(text)
     job = load_job(tmp_path / "job.yaml", [])
-    assert job.student.unknown == 0.3 and job.distill.recombine is not None
+    assert job.student.unknowns == [0.3, 0.6] and job.distill.recombine is not None
     assert job.teachers.members["context"].features == ["price", "price_bucket", "tags"]
     assert job.teachers.members["trees"].features == ["user_id", "price", "tags"]
     assert job.teachers.keep == 0.5
+
+
+def test_what_moves_of_news_changes_places_without_the_item(look: Look, tmp_path: Path) -> None:
+    item, days = np.arange(ROWS) // 20, 1_767_225_600 + np.arange(ROWS) * 864
+    views, brand = np.exp(item % 9 + rng.normal(0, 0.2, ROWS)), np.array([f"b{i % 7}" for i in item])
+    found = look(timestamp=days, item_id=item, item_views=views, brand=brand)
+    assert found.news and found.recombine is not None
+    assert found.recombine.groups == [["item_id", "brand"], ["item_views"]]
+    assert "groups: [[item_id, brand], [item_views]]" in render(found, ["log.csv"], tmp_path / "job.yaml")
 
 
 def test_new_items_without_days_are_not_recombined(look: Look) -> None:

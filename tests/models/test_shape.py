@@ -124,6 +124,8 @@ def test_where_no_dimension_is_named_the_likely_ones_are_tried() -> None:
         shapes = solve(Student(compression=1, top=[4], interaction="none"), schema, numbers)
         assert [shape.dim for shape in shapes] == dims
     assert [shape.dim for shape in solve(Student(compression=1, dims=[4, 2]), schema, 99_999)] == [2, 4]
+    shapes = solve(Student(compression=1, dims=[4, 2], unknown=0.1, unknowns=[0.3, 0.6, 0.3]), schema, 99_999)
+    assert [(shape.dim, shape.unknown) for shape in shapes] == [(2, 0.6), (2, 0.3), (4, 0.6), (4, 0.3)]
 
 
 def test_an_impossible_size_is_refused_with_the_account() -> None:
