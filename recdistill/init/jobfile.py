@@ -261,7 +261,7 @@ def _known_to_trees(draft: Draft) -> str:
 
 
 def _unknown(draft: Draft) -> str:
-    return ", unknown: 0.3" if draft.news else ""
+    return ", unknown: 0.6" if draft.news else ""
 
 
 def _unknowns(draft: Draft) -> str:

@@ -65,7 +65,7 @@ def test_news_is_taught_day_by_day(look: Look, tmp_path: Path) -> None:
     found = look(timestamp=days, item_id=np.arange(ROWS) // 20)
     assert found.recombine and found.news
     text = render(found, ["log.csv"], tmp_path / "job.yaml")
-    assert "regime: prequential" in text and "folds" not in text and text.count("unknown: 0.3") == 3
+    assert "regime: prequential" in text and "folds" not in text and text.count("unknown: 0.6") == 3
     (tmp_path / "job.yaml").write_text(text)
     job = load_job(tmp_path / "job.yaml", [])
     assert job.student.unknowns == [0.3, 0.6] and job.distill.recombine is not None
