@@ -6,10 +6,13 @@ function and not the labels: a patient student of a fixed teacher (Beyer et al.,
 and Wang (arXiv 1809.07428) have them, items that a user did not meet.
 
 What changes places decides what such rows are worth. An item with all that is its own is best, for so its user and its
-moment are as they were. Where it is not known what an item is, columns that follow from one another stay together, and
-each such group comes from another row with even odds, as attributes do in Bucila, Caruana and Niculescu-Mizil's MUNGE
-("Model compression", KDD 2006); from one other row together they are worth less. Measured on Frappe, with and without
-the names of its columns, and on Criteo's log (tests/benchmarks/LEDGER.md).
+moment are as they were. What moves, such as how often an item was clicked in the last hour, is not its own where days
+bring new items: in the log old items have low counts, a student goes by the item alone, and is wrong on the day on
+which an old one is read again, which no row of the validation day tells. So such counts change places by themselves
+(measured on Globo, a day and two ahead). Where it is not known what an item is, columns that follow from one another
+stay together, and each such group comes from another row with even odds, as attributes do in Bucila, Caruana and
+Niculescu-Mizil's MUNGE ("Model compression", KDD 2006); from one other row together they are worth less. Measured on
+Frappe, with and without the names of its columns, and on Criteo's log (all in tests/benchmarks/LEDGER.md).
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ rows' labels.
 The paper learns one importance beside the student, from the rows that the student learns from; it weighs answers and
 decides who is asked. Measured, both are better learned on validation rows, by the final teachers, before the student
 learns anything: on training rows each answer is by a version that knows less, and what is learned of those does not
-hold for recombined rows or later days. And they are better apart: whoever counts little may still tell by his answer
+hold for recombined rows or later days. (How answers are put together is learned of training days too, where teachers go
+from day to day: see `distill.combine`.) And they are better apart: whoever counts little may still tell by his answer
 whom to believe, and whoever counts much is not missed where all agree (tests/benchmarks/LEDGER.md).
 
 One batch in four asks one teacher, on a share of its rows: each as often as it counts, and a row weighs as much as the

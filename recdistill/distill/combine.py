@@ -5,7 +5,9 @@
 over those who answered; t_i are calibrated logits. A mean of calibrated logits is not calibrated: each teacher shrinks
 its own for what it does not know, and together they know more (slopes of 1.1 to 1.4 were measured, and students of an
 uncalibrated mean are as careful as it is). Slope and intercept are Platt scaling's. All is learned from labelled rows
-that no teacher has learned from, before a student learns anything.
+that no teacher has learned from, before a student learns anything: validation rows, and where teachers score days that
+came after those that they learned from, as many of these. Whom to believe differs from one day to the next, and what
+one day tells is no better than the plain mean on the next one (Globo, in tests/benchmarks/LEDGER.md).
 """
 
 from __future__ import annotations
