@@ -214,8 +214,12 @@ def _teachers(draft: Draft) -> list[str]:
     teacher, train, unknown = draft.teacher, draft.teacher.train, _unknown(draft)
     rates = f", embedding_rates: {teacher.embedding_rates}" if teacher.embedding_rates else ""
     half = [width // 2 for width in teacher.top]
-    sizes = f"dim: {teacher.dim // 2}, top: {half}{unknown}{rates}, train: *teacher"
-    experts = [f"    {name}: {{kind: dlrm, features: [{', '.join(seen)}], {sizes}}}" for name, seen in _seen(draft)]
+    sizes = f"dim: {teacher.dim // 2}, top: {half}{rates}, train: *teacher"
+    experts = [
+        # What the context's expert sees is never new.
+        f"    {name}: {{kind: dlrm, features: [{', '.join(seen)}]{unknown if name == 'ids' else ''}, {sizes}}}"
+        for name, seen in _seen(draft)
+    ]
     return [
         "teachers:",
         *(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from recdistill.config.load import load_job
+from recdistill.config.models import DlrmTeacher
 from recdistill.init.draft import Draft
 from recdistill.init.jobfile import render
 
@@ -65,11 +66,13 @@ def test_news_is_taught_day_by_day(look: Look, tmp_path: Path) -> None:
     found = look(timestamp=days, item_id=np.arange(ROWS) // 20)
     assert found.recombine and found.news
     text = render(found, ["log.csv"], tmp_path / "job.yaml")
-    assert "regime: prequential" in text and "folds" not in text and text.count("unknown: 0.6") == 3
+    assert "regime: prequential" in text and "folds" not in text and text.count("unknown: 0.6") == 2
     (tmp_path / "job.yaml").write_text(text)
     job = load_job(tmp_path / "job.yaml", [])
     assert job.student.unknowns == [0.3, 0.6] and job.distill.recombine is not None
-    assert job.teachers.members["context"].features == ["price", "price_bucket", "tags"]
+    context = job.teachers.members["context"]
+    assert isinstance(context, DlrmTeacher) and context.features == ["price", "price_bucket", "tags"]
+    assert context.unknown == 0.0
     assert job.teachers.members["trees"].features == ["user_id", "price", "tags"]
     assert job.teachers.keep == 0.5
 
