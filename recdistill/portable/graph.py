@@ -14,7 +14,10 @@ ML = "ai.onnx.ml"
 
 
 class Graph:
-    """Nodes, constants, inputs and outputs, in the order in which they are added. Values are known by their names."""
+    """Nodes, constants, inputs and outputs, in the order in which they are added. Values are known by their names.
+
+    Those in between have names that no column of a log has.
+    """
 
     def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []
@@ -24,13 +27,13 @@ class Graph:
 
     def op(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         """The value that an operator of one output makes of others."""
-        name = f"v{len(self._nodes)}"
+        name = f"recdistill::value {len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, list(inputs), [name], domain=domain, **attributes))
         return name
 
     def constant(self, value: Any, dtype: Any = None) -> str:
         """A value that is always the same."""
-        name = f"c{len(self._constants)}"
+        name = f"recdistill::constant {len(self._constants)}"
         self._constants.append(numpy_helper.from_array(np.ascontiguousarray(value, dtype), name))
         return name
 

@@ -26,6 +26,8 @@ from recdistill.errors import UserError
 from recdistill.portable.graph import ML, Graph
 
 MISSING = ""
+OUTPUTS = "probability", "logit"
+"""What is given back, and so no name of an input."""
 KINDS = {
     "text": (TensorProto.STRING, "string"),
     "hash": (TensorProto.UINT64, "uint64"),
@@ -38,7 +40,8 @@ class Input:
     """What a caller hands in.
 
     Attributes:
-        name: of the log's column; of the feature, for a history or where a column is read in two ways.
+        name: of the log's column; of the feature, for a history or where a column is read in two ways. A column that
+            has the name of an output is `input_` and that.
         kind: `text`, `hash` or `number`.
         several: whether a row has several.
         features: those that are made of it.
@@ -97,6 +100,7 @@ def inputs_of(spec: Dataset, schema: Schema, features: list[str]) -> list[Input]
     for one in found:
         if columns[one.name] > 1 or owner.get(one.name, one) is not one:
             one.name = one.features[0]
+        one.name = f"input_{one.name}" if one.name in OUTPUTS else one.name
     return found
 
 

@@ -177,6 +177,20 @@ def test_a_column_that_is_read_in_two_ways_is_two_inputs(tmp_path: Path) -> None
     assert found == {"user": "text", "spelt": "text", "price": "number"}
 
 
+def test_columns_may_have_any_names(tmp_path: Path) -> None:
+    odd = ("logit", "probability", "v0", "c1", "recdistill")
+    table = raw_table()
+    for number, name in enumerate(odd):
+        table = table.append_column(name, pa.array(np.arange(table.num_rows) % (number + 2)))
+    pq.write_table(table, tmp_path / "log.parquet")
+    features = {f"f_{name}": {"kind": "single", "column": name} for name in odd}
+    spec = {"log": {"paths": [str(tmp_path / "log.parquet")]}, "features": features}
+    some = Exported(tmp_path / "root", Student(top=[4], dims=[4], compression=1), **spec)
+    found = [one.name for one in write_onnx(some.folder, tmp_path / "student.onnx")]
+    assert found == ["input_logit", "input_probability", *odd[2:]]
+    assert [one.name for one in open_onnx(tmp_path / "student.onnx").get_inputs()] == found
+
+
 @pytest.mark.parametrize("rows", [0, 1])
 def test_few_rows_and_empty_bags(exported: Exported, tmp_path: Path, rows: int) -> None:
     write_onnx(exported.folder, tmp_path / "student.onnx")
