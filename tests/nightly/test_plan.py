@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
+from recdistill.clicklog.schema import Schema, Sparse, Table
 from recdistill.config import Job
 from recdistill.config.dataset import Files
 from recdistill.errors import UserError
 from recdistill.files import write_json
+from recdistill.models.shape import shape_of
 from recdistill.nightly.judge import lineage
-from recdistill.nightly.plan import by_day, changed, derive, files_mark, plan, teaching
+from recdistill.nightly.plan import by_day, changed, derive, files_mark, night_folder, plan, teaching
 
 DAYS = [f"2026-01-{day:02d}" for day in range(1, 11)]
 
@@ -116,6 +118,22 @@ def test_a_night_is_the_same_job_on_its_own_days(there: Job, tmp_path: Path) -> 
     split = tonight.dataset.split
     assert (split.by, split.train, split.validation, split.test) == ("days", 3, 1, 1)
     assert tonight.teachers == there.teachers and teaching(tonight) == teaching(there)
+
+
+def test_a_night_goes_on_with_the_shape_of_the_one_before(there: Job, tmp_path: Path) -> None:
+    judged(tmp_path, there, "2026-01-05", "2026-01-05")
+    schema = Schema(
+        sparse=[Sparse(name="item", kind="single", table="item", source={})],
+        dense=[],
+        tables=[Table(name="item", rows=9, encoding="hash")],
+    )
+    shape = shape_of(there.student, 2, schema, None).model_copy(update={"unknown": 0.6})
+    record = {"version": 1, "shape": shape.model_dump(), "sha256": ""}
+    write_json(night_folder(tmp_path, "2026-01-05") / "student" / "model.json", record)
+    several = there.student.model_copy(update={"dims": [2, 4], "unknowns": [0.3, 0.6]})
+    there = there.model_copy(update={"student": several})
+    student = derive(there, plan(there, "2026-01-06", tmp_path), tmp_path).student
+    assert (student.dims, student.unknown, student.unknowns) == ([2], 0.6, [])
 
 
 def test_names_without_a_day_are_refused(there: Job, tmp_path: Path) -> None:
