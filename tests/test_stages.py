@@ -15,6 +15,8 @@ import pytest
 
 from recdistill import cli
 from recdistill.clicklog.schema import Dataset
+from recdistill.config.models import Teachers
+from recdistill.distill.train import Asked
 from recdistill.export import score
 from recdistill.files import finish, made_from, read_json, write_json
 from recdistill.stages import STAGES
@@ -160,6 +162,30 @@ def test_who_hears_teachers_and_who_does_not_have_the_share_of_unknown_ids_that_
     }
     found = {name: read_json(path)["shape"]["unknown"] for name, path in models.items()}
     assert found == {"alone": 0.5, "mean": 0.0, "diverse": 0.0}
+
+
+def test_answers_are_put_together_of_training_days_where_teachers_go_from_day_to_day(
+    copy: Path, go: Go, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, sampled = [], Asked.sampled
+    monkeypatch.setattr(Asked, "sampled", lambda self, split: asked.append(split) or sampled(self, split))
+    go(copy, "distill.seeds=[2]", "student.dims=[8]", upto="distill")
+    assert asked == ["validation", "train"] * 2  # of mean and diverse
+
+
+@pytest.mark.parametrize(
+    ("regime", "seen", "foretell"),
+    [
+        ("prequential", "unseen", True),
+        ("later_days", "unseen", True),
+        ("prequential", "in_sample", False),
+        ("out_of_fold", "unseen", False),
+        ("in_sample", "unseen", False),
+    ],
+)
+def test_training_rows_foretell_where_teachers_had_not_seen_their_days(regime: str, seen: str, foretell: bool) -> None:
+    members = {"foundation": {"kind": "file", "paths": "answers.parquet", "parameters": 9, "seen": seen}}
+    assert Teachers.model_validate({"regime": regime, "members": members}).foretell == foretell
 
 
 def test_a_teacher_learns_at_the_rate_that_did_best(copy: Path, go: Go) -> None:

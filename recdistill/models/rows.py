@@ -17,6 +17,8 @@ from recdistill.models.shape import Shape, TableShape
 
 _BLOCK = 1 << 40
 """More rows than any table has: a row that its table does not have must not become one of another place."""
+PRIME, KNUTH, BITS = 2147483647, 2654435761, 16
+"""Knuth's multiplicative hash. The product of two positive numbers of 31 and 32 bits fits int64."""
 
 
 class RowMap:
@@ -110,8 +112,7 @@ class RowMap:
 
 def place(ids: Tensor, own: Tensor, shared: Tensor) -> Tensor:
     """The row of each id, int64 [N]: itself below `own`, else one of the `shared` rows after them, by hash."""
-    # Knuth's multiplicative hash; the product of two positive int32-sized numbers fits int64.
-    tail = own + ((ids % 2147483647) * 2654435761 >> 16) % shared
+    tail = own + ((ids % PRIME) * KNUTH >> BITS) % shared
     return torch.where(ids < own, ids, tail)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from recdistill.models.dlrm import DLRM
+from recdistill.models.rows import BITS, KNUTH, PRIME
 from recdistill.portable.graph import Graph
 from recdistill.portable.inputs import Reader
 
@@ -57,8 +58,8 @@ class StudentGraph:
         shared, begin = self.lookup.shared[features].numpy(), self.lookup.begin[features].numpy()
         rows = ids
         if self.lookup.shares:
-            mixed = g.op("Mul", g.op("Mod", ids, g.constant(2147483647, np.int64)), g.constant(2654435761, np.int64))
-            tail = g.op("Mod", g.op("Div", mixed, g.constant(1 << 16, np.int64)), g.constant(shared))
+            mixed = g.op("Mul", g.op("Mod", ids, g.constant(PRIME, np.int64)), g.constant(KNUTH, np.int64))
+            tail = g.op("Mod", g.op("Div", mixed, g.constant(1 << BITS, np.int64)), g.constant(shared))
             rows = g.op("Where", g.op("Less", ids, g.constant(own)), ids, g.op("Add", tail, g.constant(own)))
         there = g.op("GreaterOrEqual", ids, g.constant(0, np.int64))
         return g.op("Where", there, g.op("Add", rows, g.constant(begin)), g.constant(self._nowhere, np.int64))
