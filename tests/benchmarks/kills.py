@@ -62,7 +62,7 @@ class Bench:
             out = self.folder / f"life-{life}"
             if life % 2:
                 assert self.server.run(*self.command(out), "--set", "dataset.simulate.seed=1").code == 0
-            for kill in kill_often(self.server, self.command(out), seconds, self.random, TIMES):
+            for kill in kill_often(self.server, self.command(out), out, seconds, self.random, TIMES):
                 counts[kill.stage][kill.how] += 1
             lost += [f"life {life}: {name}" for name in [*differences(self.results, results(out)), *leftovers(out)]]
             shutil.rmtree(out)

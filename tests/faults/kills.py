@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
+from pathlib import Path
 from random import Random
 from typing import Literal
 
-from tests.faults.hurts import die_at_change
+from tests.faults.hurts import die_at_change, forget
 from tests.faults.jobs import STAGES, beginning, from_on
 from tests.faults.victims import Server, Victim
 
@@ -29,31 +31,40 @@ class Kill:
 def kill_often(
     server: Server,
     command: Sequence[object],
+    out: Path,
     seconds: Mapping[str, float],
     random: Random,
     times: int,
     stages: Sequence[str] = STAGES,
 ) -> Iterator[Kill]:
-    """Runs a command, kills it `times` times in each of `stages`, and lets it come to its end.
+    """Runs a command that writes `out`, kills it `times` times in each of `stages`, and lets it come to its end.
 
     Half of the kills come from outside at a random moment, which `seconds` of each stage bound; the others just before
     a random change to the file system, since what lies between two renames is too short to be met by chance.
     """
     for stage in stages:
         for _ in range(times):
-            how: How = random.choice(("clock", "change"))
-            if how == "clock":
-                victim = server.start(*command)
-                _kill_in(victim, stage, random.uniform(0, seconds[stage]))
-            else:
-                victim = server.start(*command, hurts=[partial(die_at_change, stage, random.randint(1, MOST_CHANGES))])
-            end = victim.wait()
-            if end.code == 0:
-                return
-            assert end.code == -9, end
-            yield Kill([name for line in end.err.splitlines() if (name := beginning(line))][-1], how)
+            yield _kill(server, command, out, stage, seconds[stage], random)
     end = server.run(*command)
     assert end.code == 0, end
+
+
+def _kill(server: Server, command: Sequence[object], out: Path, stage: str, seconds: float, random: Random) -> Kill:
+    """Kills a command in a stage, or one behind it; one that ends before does them again and is killed earlier."""
+    for share in (0.5**tries for tries in count()):
+        how: How = random.choice(("clock", "change"))
+        if how == "clock":
+            victim = server.start(*command)
+            _kill_in(victim, stage, random.uniform(0, share * seconds))
+        else:
+            number = random.randint(1, max(1, int(share * MOST_CHANGES)))
+            victim = server.start(*command, hurts=[partial(die_at_change, stage, number)])
+        end = victim.wait()
+        if end.code != 0:
+            break
+        forget(out, stage)
+    assert end.code == -9, end
+    return Kill([name for line in end.err.splitlines() if (name := beginning(line))][-1], how)
 
 
 def _kill_in(victim: Victim, stage: str, delay: float) -> None:
