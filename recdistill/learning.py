@@ -58,17 +58,13 @@ class Learning(Teaching):
         if len(fitting) == 1:
             return dict.fromkeys(job.methods, fitting[0])
         deciding = {method: method if method == "alone" else self._first_taught for method in job.methods}
-        trials = {
-            method: [
-                self._unit(
-                    f"{method}/{self._called(shape)}", method, job.tune.seed, candidates(method, job)[0], shape, "size"
-                )
-                for shape in fitting
-            ]
-            for method in dict.fromkeys(deciding.values())
-        }
-        folder = self.run.units("size", distill_unit, [unit for units in trials.values() for unit in units])
-        best = {method: best_of([folder / unit.name for unit in units]) for method, units in trials.items()}
+        best = self._best(
+            "size",
+            {
+                method: [(self._called(shape), candidates(method, job)[0], shape) for shape in fitting]
+                for method in dict.fromkeys(deciding.values())
+            },
+        )
         return {method: fitting[best[decider]] for method, decider in deciding.items()}
 
     def _called(self, shape: Shape) -> str:
@@ -109,12 +105,12 @@ class Learning(Teaching):
             "answered": [[cache.name, cache.fingerprint] for cache in outside],
             "shape": shape.model_dump(),
             "train": settings.train.model_dump(mode="json"),
-            "seed": settings.tune.seed,
+            "seed": settings.tune.seeds[0],
             "start": {name: begin.fingerprint() for name, begin in starts(start).items()},
         }
         more = self.unlabelled.root if self.unlabelled else None
         whom = Committee(self.dataset.root, teachers, asked, [cache.root for cache in outside])
-        args = (whom, more, self.shelf, shape, settings.train, settings.tune.seed, start)
+        args = (whom, more, self.shelf, shape, settings.train, settings.tune.seeds[0], start)
         folder = self.run.units("route", route, [Unit("routes", inputs, args)]) / "routes"
         return {split: folder / split for split in (*SPLITS, *(["unlabelled"] if more else []))}
 
@@ -172,14 +168,27 @@ class Learning(Teaching):
         trials = {method: candidates(method, job) for method in job.methods}
         if job.tune.trials == 1:
             return {method: tried[0] for method, tried in trials.items()}
+        best = self._best(
+            "tune",
+            {
+                method: [(f"trial-{number}", settings, self.shapes[method]) for number, settings in enumerate(tried)]
+                for method, tried in trials.items()
+            },
+        )
+        return {method: tried[best[method]] for method, tried in trials.items()}
+
+    def _best(self, stage: str, trials: dict[Method, list[tuple[str, Distill, Shape]]]) -> dict[Method, int]:
+        """Which of each method's trials, a name with settings and a shape, does best on validation rows."""
+        seeds = self.job.distill.tune.seeds
         units = [
-            self._unit(f"{method}/trial-{number}", method, job.tune.seed, settings, self.shapes[method], "tune")
+            self._unit(f"{method}/{name}/seed-{seed}", method, seed, settings, shape, stage)
             for method, tried in trials.items()
-            for number, settings in enumerate(tried)
+            for name, settings, shape in tried
+            for seed in seeds
         ]
-        folder = self.run.units("tune", distill_unit, units)
+        folder = self.run.units(stage, distill_unit, units)
         return {
-            method: tried[best_of([folder / method / f"trial-{number}" for number in range(len(tried))])]
+            method: best_of([[folder / method / name / f"seed-{seed}" for seed in seeds] for name, _, _ in tried])
             for method, tried in trials.items()
         }
 

@@ -149,7 +149,7 @@ class Stages(Learning):
         """The student with the best validation NE of all, ready to serve, in `<run>/student`."""
         folders = [folder for method, folders in students.items() if method != "alone" for folder in folders]
         folders = folders or students["alone"]
-        best = folders[best_of(folders)]
+        best = folders[best_of([[folder] for folder in folders])]
         inputs = {"dataset": self.dataset.fingerprint, "student": file_sha256(best / "weights.safetensors")}
         folder = self.run.stage("export", inputs, lambda work: export_student(best, self.dataset, work))
         link = self.run.folder / "student"

@@ -133,14 +133,16 @@ def test_what_a_run_leaves(finished: Path) -> None:
 
 def test_who_hears_teachers_and_who_does_not_have_the_size_that_suits_them(copy: Path, go: Go) -> None:
     trials = copy / "stages" / "size"
-    assert {path.parent.name for path in trials.glob("*/*/model.json")} == {"dim-4", "dim-8"}
+    assert {path.parent.parent.name for path in trials.glob("*/*/seed-0/model.json")} == {"dim-4", "dim-8"}
     for alone, taught in (("dim-4", "dim-8"), ("dim-8", "dim-4")):
         for method, best in (("alone", alone), ("mean", taught)):
             for folder in (trials / method).iterdir():
-                edit(folder / "training.json", validation_ne=0.5 + (folder.name != best))
+                edit(folder / "seed-0" / "training.json", validation_ne=0.5 + (folder.name != best))
         go(copy)
         for method, best in (("alone", alone), ("mean", taught), ("diverse", taught)):
-            shape = read_json(trials / ("alone" if method == "alone" else "mean") / best / "model.json")["shape"]
+            shape = read_json(trials / ("alone" if method == "alone" else "mean") / best / "seed-0" / "model.json")[
+                "shape"
+            ]
             found = [read_json(path)["shape"] for path in copy.glob(f"stages/distill/{method}/*/model.json")]
             assert found == [shape, shape]
         models = read_json(copy / "report.json")["models"]
@@ -155,7 +157,7 @@ def test_who_hears_teachers_and_who_does_not_have_the_share_of_unknown_ids_that_
     trials = copy / "stages" / "size"
     for method, best in (("alone", "dim-8-unknown-0.5"), ("mean", "dim-8-unknown-0")):
         for name in ("dim-8-unknown-0", "dim-8-unknown-0.5"):
-            edit(trials / method / name / "training.json", validation_ne=0.5 + (name != best))
+            edit(trials / method / name / "seed-0" / "training.json", validation_ne=0.5 + (name != best))
     go(copy, *changes)
     models = {
         name: copy / "stages" / "distill" / name / "seed-0" / "model.json" for name in ("alone", "mean", "diverse")

@@ -87,7 +87,7 @@ def _column(name: str, feature: Feature) -> str:
 
 
 class Tune(Section):
-    """A search on validation NE, the same number of trials for every method, before the seeds are run."""
+    """A search on validation NE, the same number of trials for every method, before the students are trained."""
 
     trials: int = Field(1, ge=1)
     """1 takes the settings as they stand."""
@@ -95,7 +95,9 @@ class Tune(Section):
     dense_rate: list[float] = []
     soft_weight: list[float] = []
     """Ignored by `alone`, which spends its trials on the other lists."""
-    seed: int = Field(0, ge=0)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
+    """Of every trial, of sizes too, which is judged by the mean over them: several where one training differs more from
+    the next than what is tried does."""
 
 
 class Distill(Section):

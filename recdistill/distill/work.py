@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,15 +38,16 @@ def candidates(method: Method, settings: Distill) -> list[Distill]:
         (tune.soft_weight if method != "alone" else []) or [settings.soft_weight],
     )
     all_of_them = [_with(settings, *values) for values in grid]
-    order = np.random.default_rng(tune.seed).permutation(len(all_of_them))
+    order = np.random.default_rng(tune.seeds[0]).permutation(len(all_of_them))
     bare = settings.model_copy(update={"tune": Tune()})
     chosen = [bare, *(all_of_them[at] for at in order if all_of_them[at] != bare)]
     return chosen[: tune.trials]
 
 
-def best_of(folders: list[Path]) -> int:
-    """Index of the trial with the lowest validation NE."""
-    return int(np.argmin([read_json(folder / "training.json")["validation_ne"] for folder in folders]))
+def best_of(trials: Sequence[Sequence[Path]]) -> int:
+    """Index of the trial, given by its students' folders, with the lowest mean validation NE."""
+    found = [[read_json(folder / "training.json")["validation_ne"] for folder in folders] for folders in trials]
+    return int(np.argmin([np.mean(values) for values in found]))
 
 
 def _with(settings: Distill, embedding_rate: float, dense_rate: float, soft_weight: float) -> Distill:

@@ -28,7 +28,7 @@ AT_REST = [
     ("teach/foundation/until-2026-01-01/weights.safetensors", "flip"),
     ("teach/foundation/final/weights.safetensors", "cut"),
     ("teach/trees/final/classifier.skops", "flip"),
-    ("tune/diverse/trial-1/training.json", "flip"),
+    ("tune/diverse/trial-1/seed-0/training.json", "flip"),
     ("export/weights.safetensors", "flip"),
 ]
 
