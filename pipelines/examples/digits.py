@@ -31,7 +31,7 @@ from torch import nn
 
 from recdistill.analysis import run_job, split_ids
 from recdistill.files import write_text
-from recdistill.teachers.cache import alignment
+from recdistill.teachers.calibration import alignment
 
 Floats = NDArray[np.float32]
 Fitted = Callable[[Floats], tuple[Floats, Floats | None]]

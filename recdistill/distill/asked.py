@@ -1,20 +1,25 @@
-"""Whom a router may have asked, and what they all say about validation rows, before there are any caches."""
+"""Whom a router may have asked, and what they all say about the rows that it learns from, before there are caches."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from recdistill.clicklog.batches import Batch, Rows
+from recdistill.clicklog.batches import Batch, Columns, Rows
 from recdistill.clicklog.schema import Dataset
-from recdistill.teachers.cache import calibrate, sample
-from recdistill.teachers.protocol import open_teacher
+from recdistill.teachers.calibration import calibrate, drawn, sample
+from recdistill.teachers.protocol import Teacher, open_teacher
 from recdistill.teachers.shards import TeacherCache, joined
 from recdistill.teachers.shelf import Shelf
 from recdistill.teachers.versions import Version
+
+RECOMBINED = 1 / 16
+"""Of recombined rows, the share that everybody is asked about, at most."""
 
 
 @dataclass(frozen=True)
@@ -50,28 +55,54 @@ class Committee:
         return torch.stack([*known, *(torch.ones_like(batch.label).bool() for _ in self.answered)], dim=1)
 
 
-def answered(committee: Committee, shelf: Shelf | None) -> list[Batch]:
-    """Validation rows with what every teacher says about them: `said` float32 [B, n], calibrated, and `knows`."""
+def answered(committee: Committee, shelf: Shelf | None, recombined: Path | None) -> tuple[list[Batch], list[Batch]]:
+    """Validation rows, and some recombined ones if there are any, with what every teacher says about them.
+
+    `said` float32 [B, n], calibrated on the former, and who `knows` them, bool [B, n]: of recombined rows nobody who is
+    known by files alone.
+    """
     dataset = Dataset(committee.dataset)
-    files = joined([TeacherCache(path, dataset) for path in committee.answered])
-    rows = sample(dataset, Rows("validation"), None, files)
     view = shelf.view(dataset) if shelf else None
-    knows = [committee.knows(batch) for batch in rows]
-    said = [torch.zeros(mask.shape) for mask in knows]
+    more = [] if recombined is None else _asked_anyway(Dataset(recombined), None, None)
+    files = joined([TeacherCache(path, dataset) for path in committee.answered])
+    shown = sample(dataset, Rows("validation"), None, files)
+    knows, others = ([committee.knows(batch) for batch in rows] for rows in (shown, more))
+    said, theirs = ([torch.zeros(mask.shape) for mask in masks] for masks in (knows, others))
     for at, teacher in enumerate(committee.asked):
         model = open_teacher(committee.teachers / teacher.name / teacher.final.name)
-        seen = sample(dataset, Rows("validation"), model.features, view)
-        for batch, column in zip(seen, said, strict=True):
-            column[:, at] = model.score(batch)[0]
+        _ask(model, sample(dataset, Rows("validation"), model.features, view), said, at)
         known = torch.cat([mask[:, at] for mask in knows])
         whole = torch.cat([column[:, at] for column in said])[known]
-        label, weight = (torch.cat([getattr(b, name) for b in rows])[known] for name in ("label", "weight"))
+        label, weight = (torch.cat([getattr(b, name) for b in shown])[known] for name in ("label", "weight"))
         slope, intercept = calibrate(whole.numpy(), label.numpy(), weight.numpy())
-        for column in said:
+        if recombined is not None:
+            _ask(model, _asked_anyway(Dataset(recombined), model.features, view), theirs, at)
+        for column in (*said, *theirs):
             column[:, at] = slope * column[:, at] + intercept
     for at, path in enumerate(committee.answered, start=len(committee.asked)):
-        for batch, column, mask in zip(rows, said, knows, strict=True):
+        for batch, column, mask in zip(shown, said, knows, strict=True):
             column[:, at], mask[:, at] = batch.extra[f"logit.{path.name}"], batch.extra[f"logit.{path.name}?"]
+        for mask in others:
+            mask[:, at] = False
+    return _with(shown, said, knows), _with(more, theirs, others)
+
+
+def asked_anyway(recombined: Dataset) -> Callable[[np.ndarray], np.ndarray]:
+    """Which recombined rows (`example_id` int64 [N]) everybody is asked about, bool [N]: routers learn from them."""
+    return drawn(recombined, Rows("unlabelled"), RECOMBINED)
+
+
+def _asked_anyway(recombined: Dataset, features: list[str] | None, view: Columns | None) -> list[Batch]:
+    return sample(recombined, Rows("unlabelled"), features, view, RECOMBINED)
+
+
+def _ask(model: Teacher, rows: list[Batch], said: list[Tensor], at: int) -> None:
+    """Puts a teacher's logits of rows into its column."""
+    for batch, column in zip(rows, said, strict=True):
+        column[:, at] = model.score(batch)[0]
+
+
+def _with(rows: list[Batch], said: list[Tensor], knows: list[Tensor]) -> list[Batch]:
     return [
         replace(batch, extra={"said": column * mask, "knows": mask})
         for batch, column, mask in zip(rows, said, knows, strict=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from recdistill.distill.losses import masked_softmax, soft_click_loss
-from recdistill.teachers.cache import calibrate
+from recdistill.teachers.calibration import calibrate
 
 LEARNED, PATIENCE, BATCH, RATE = 40, 4, 1024, 3e-3
 """Of the gate: epochs at most, epochs without a gain before it stops, rows a step, and Adam's rate."""
@@ -43,6 +43,12 @@ class Heard:
     def only(self, present: Tensor) -> Heard:
         """As it were if only these were present."""
         return replace(self, present=present)
+
+    def without(self, teacher: int) -> Heard:
+        """As it were if one were not present."""
+        others = self.present.clone()
+        others[:, teacher] = False
+        return self.only(others)
 
     def take(self, rows: Tensor) -> Heard:
         """Of some rows."""
@@ -153,15 +159,15 @@ def fitted(width: int, seed: int, rows: Heard) -> Gate:
     return gate
 
 
-def without_each(rows: Heard, gate: Callable[[Heard], Gate]) -> tuple[Tensor, Tensor]:
-    """The word about rows, float32 [N], and without each teacher, [N, n]; `gate` puts the others together anew."""
-    without = []
-    for teacher in range(rows.logit.shape[1]):
-        others = rows.present.clone()
-        others[:, teacher] = False
-        left = rows.only(others)
-        without.append(gate(left).of(left))
-    return gate(rows).of(rows), torch.stack(without, dim=1)
+def gates(rows: Heard, gate: Callable[[Heard], Gate]) -> list[Gate]:
+    """What `gate` learns of rows with all teachers, and then without each: it puts the others together anew."""
+    return [gate(rows), *(gate(rows.without(teacher)) for teacher in range(rows.logit.shape[1]))]
+
+
+def words(rows: Heard, gates: list[Gate]) -> tuple[Tensor, Tensor]:
+    """What `gates` make of rows: the word, float32 [N], and without each teacher, [N, n]."""
+    without = [gate.of(rows.without(teacher)) for teacher, gate in enumerate(gates[1:])]
+    return gates[0].of(rows), torch.stack(without, dim=1)
 
 
 def missed(present: Tensor, word: Tensor, without: Tensor) -> Tensor:

@@ -14,9 +14,11 @@ missed, however much he counts (tests/benchmarks/LEDGER.md).
 
 Both learn on validation rows: every teacher answers these anyway, and none has learned from them, so they cost no
 forward pass of their own and know teachers as they are on new rows. Training rows are answered by the versions that
-have not seen them, which are weaker and not equally so: importances that are learned there teach worse. Every second
-row is kept back to tell when to stop, and whether a router is better than a constant for each teacher; where it is not,
-it is that.
+have not seen them, which are weaker and not equally so: importances that are learned there teach worse. Who would be
+missed is learned of recombined rows too, where there are such: no label is needed for it, and they are unlike those of
+the log, which is why students learn from them. Some are answered by all teachers for that (`asked.RECOMBINED`), and
+are heard whole. Every second row is kept back to tell when to stop, and whether a router is better than a constant for
+each teacher; where it is not, it is that.
 """
 
 from __future__ import annotations
@@ -120,7 +122,8 @@ class Missed(Router):
         logit, hidden = self.student(batch)
         log, weight = self._log(hidden), batch.weight[:, None] * batch.extra["knows"]
         wrong = weight * (log.exp() - batch.extra["missed"] / self.usual * log)
-        return click_loss(logit, batch) + wrong.sum() / weight_of_all(batch.weight)
+        clicks = click_loss(logit, batch) if batch.labelled else 0.0
+        return clicks + wrong.sum() / weight_of_all(batch.weight)
 
     @torch.no_grad()
     def judge(self, rows: Iterable[Batch]) -> float:

@@ -1,4 +1,4 @@
-"""The stage `route`: routers are trained on what teachers say about validation rows, and heard about all others."""
+"""The stage `route`: routers learn from what teachers say about some rows, and are heard about all others."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from recdistill import progress, ranks
 from recdistill.clicklog.batches import Batch, Rows, read_blocks
 from recdistill.clicklog.schema import SPLITS, Dataset, Part, SplitName
 from recdistill.config.models import Train
-from recdistill.distill.asked import Committee, answered
+from recdistill.distill.asked import Committee, answered, asked_anyway
 from recdistill.distill.combine import LEAST as LEAST_IMPORTANT
-from recdistill.distill.combine import Heard, fitted, missed, without_each, worth
+from recdistill.distill.combine import Heard, fitted, gates, missed, words, worth
 from recdistill.distill.mixture import mixture
 from recdistill.distill.router import Importance, Missed, Router, train_router
 from recdistill.distill.warm import Start, begin_at
@@ -25,12 +25,13 @@ from recdistill.files import read_json, write_json
 from recdistill.models.frozen import WEIGHTS, save_model
 from recdistill.models.shape import Shape
 from recdistill.models.sharding import device
-from recdistill.teachers.cache import SCORING_BATCH
+from recdistill.teachers.protocol import SCORING_BATCH
 from recdistill.teachers.routes import count_route, finish_routes, route_path, write_route
 from recdistill.teachers.shelf import Shelf
 
 LEAST, MOST = 2.0**-20, 1.0
-"""Nats by which a teacher that knows a row is missed, as routes hold it: in their float16, 0 means that it does not."""
+"""Nats by which a teacher that knows a row is missed, as routes hold it: in their float16, 0 means that it does not.
+It is the most where everybody was asked already."""
 ROUTERS = ("importance", "missed")
 """Names of their folders."""
 WIDTH = 64
@@ -52,7 +53,7 @@ def route(
     """The unit of the stage `route`: a folder of routes for each split, `unlabelled` for recombined rows."""
 
     def make(work: Path) -> None:
-        routers = train_routers(committee, answered(committee, shelf), shape, settings, seed, start, work)
+        routers = train_routers(committee, *answered(committee, shelf, recombined), shape, settings, seed, start, work)
         for split in SPLITS:
             routers.write(Dataset(committee.dataset), split, work / split)
         if recombined is not None:
@@ -93,12 +94,16 @@ class Routers:
         """Writes the routes of a split's rows into `out`; files that are there already are kept."""
         rows, names = Rows(split), self.committee.names
         parts, asked = rows.parts(dataset), [teacher.name for teacher in self.committee.asked]
+        anyway = asked_anyway(dataset) if split == "unlabelled" else None
         self.importance, self.missed = self.importance.to(device()), self.missed.to(device())
 
         def write(at: int) -> np.ndarray:
             path = route_path(out, parts[at].key)
             if not path.exists():
-                write_route(path, names, *self._of(dataset, rows, parts[at]))
+                ids, importance, nats = self._of(dataset, rows, parts[at])
+                if anyway is not None:
+                    nats[anyway(ids)] = np.where(nats[anyway(ids)] > 0, MOST, 0)
+                write_route(path, names, ids, importance, nats)
             progress.current().update(f"route {split}", at + 1, len(parts))
             return count_route(path, asked)
 
@@ -123,6 +128,7 @@ class Routers:
 def train_routers(
     committee: Committee,
     rows: list[Batch],
+    recombined: list[Batch],
     shape: Shape,
     settings: Train,
     seed: int,
@@ -131,10 +137,10 @@ def train_routers(
 ) -> Routers:
     """Both routers, trained in `out` on rows with what was `said` and who `knows` them.
 
-    `start` is the folder of an earlier night's, where these begin.
+    Who is right is learned of `rows`, who would be missed of `recombined` ones too, for that takes no label. `start` is
+    the folder of an earlier night's, where these begin.
     """
-    said, knows = (torch.cat([batch.extra[name] for batch in rows]) for name in ("said", "knows"))
-    label, weight = (torch.cat([getattr(batch, name) for batch in rows]) for name in ("label", "weight"))
+    said, knows, label, weight = _columns(rows)
     known, before = mixture(said, knows, label, weight), starts(start)
 
     def begin(router: Router, name: str) -> None:
@@ -144,12 +150,14 @@ def train_routers(
     importance = train_router(
         "importance", lambda: Importance(shape, known), begin, rows, settings, seed, out / "importance"
     )
-    heard = Heard(said, knows, _forecast(importance, rows), label, weight)
-    word, without = without_each(heard, partial(fitted, WIDTH, seed))
-    wanted = missed(knows, word, without)
-    parts = wanted.split([len(batch) for batch in rows])
-    rows = [replace(batch, extra={**batch.extra, "missed": part}) for batch, part in zip(rows, parts, strict=True)]
-    told = knows * weight[:, None]
+    heard = _heard(importance, rows)
+    learned = gates(heard, partial(fitted, WIDTH, seed))
+    word, without = words(heard, learned)
+    rows = _missing(rows, missed(knows, word, without))
+    if recombined:
+        more = _heard(importance, recombined)
+        rows += _missing(recombined, missed(more.present, *words(more, learned)))
+    wanted, told = (torch.cat(values) for values in zip(*map(_wanted, rows), strict=True))
     usual = ((told * wanted).sum(0) / told.sum(0).clamp_min(1e-9)).clamp_min(LEAST)
     wanting = train_router("missed", lambda: Missed(shape, usual), begin, rows, settings, seed, out / "missed")
     if ranks.leads():
@@ -158,6 +166,29 @@ def train_routers(
         of_each = dict(zip(committee.names, worth(heard, word, without), strict=False))
         write_json(out / WORTH, {"rows": len(label[1::2]), "teachers": of_each})
     return Routers(committee, importance, wanting)
+
+
+def _columns(rows: list[Batch]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What was said about rows, who knows them, their labels and weights."""
+    said, knows = (torch.cat([batch.extra[name] for batch in rows]) for name in ("said", "knows"))
+    label, weight = (torch.cat([getattr(batch, name) for batch in rows]) for name in ("label", "weight"))
+    return said, knows, label, weight
+
+
+def _heard(importance: Importance, rows: list[Batch]) -> Heard:
+    said, knows, label, weight = _columns(rows)
+    return Heard(said, knows, _forecast(importance, rows), label, weight)
+
+
+def _missing(rows: list[Batch], nats: Tensor) -> list[Batch]:
+    """Rows with the nats by which each teacher is missed there, float32 [N, n]."""
+    parts = nats.split([len(batch) for batch in rows])
+    return [replace(batch, extra={**batch.extra, "missed": part}) for batch, part in zip(rows, parts, strict=True)]
+
+
+def _wanted(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Nats missed, and the weights of those who know the rows, float32 [B, n] each."""
+    return batch.extra["missed"], batch.extra["knows"] * batch.weight[:, None]
 
 
 @torch.no_grad()

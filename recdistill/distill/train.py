@@ -29,7 +29,7 @@ from recdistill.models.shape import Shape
 from recdistill.models.sharding import device
 from recdistill.models.task import validation_ne
 from recdistill.models.trainer import Position, fit, load_best
-from recdistill.teachers.cache import calibrate, sample
+from recdistill.teachers.calibration import calibrate, sample
 from recdistill.teachers.protocol import open_upper
 from recdistill.teachers.routes import Routed
 from recdistill.teachers.shards import TeacherCache, joined

@@ -11,27 +11,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 
 from recdistill import progress, ranks
-from recdistill.clicklog.batches import Batch, Block, Columns, Rows, folds_of, read_blocks
+from recdistill.clicklog.batches import Batch, Block, Rows, read_blocks
 from recdistill.clicklog.schema import Dataset, Part
 from recdistill.errors import UserError
 from recdistill.files import read_json
 from recdistill.spread import Spread, in_turn
+from recdistill.teachers.calibration import alignment, calibrate, sample
 from recdistill.teachers.codes import encode
-from recdistill.teachers.protocol import Teacher, open_teacher
+from recdistill.teachers.protocol import SCORING_BATCH, Teacher, open_teacher
 from recdistill.teachers.routes import Routed
 from recdistill.teachers.shard_file import write_shard
 from recdistill.teachers.shards import CachedVersion, Shard, shard_of, shard_path
 from recdistill.teachers.shelf import Shelf
 from recdistill.teachers.versions import FINAL, Version
-
-SAMPLE_ROWS = 1 << 16
-"""Validation rows that calibrate a version and align its embedding."""
-SCORING_BATCH = 1024
-"""A batch's activations stay in memory that the last one used: measured 1.2 to 1.4 times as fast as 2,048 rows."""
-
 
 Write = Callable[[], None]
 """Writes a shard."""
@@ -236,40 +230,3 @@ class _Scorer:
 
 def _nothing() -> None:
     """What is left to write of a shard that is there."""
-
-
-def sample(dataset: Dataset, rows: Rows, features: list[str] | None, view: Columns | None) -> list[Batch]:
-    """About `SAMPLE_ROWS` of the rows, or all where there are fewer.
-
-    Drawn by a hash of `example_id`: every fifth row of a log that has four negatives after each click is no sample.
-    """
-    one_of = max(1, -(-sum(part.rows for part in rows.parts(dataset)) // SAMPLE_ROWS))
-    out: list[Batch] = []
-    for block in read_blocks(dataset, rows, features=features, join=view):
-        drawn = torch.from_numpy(np.flatnonzero(folds_of(block.example_id.numpy(), one_of) == 0))
-        out += [block.take(index) for index in drawn.split(SCORING_BATCH) if len(index)]
-    return out
-
-
-def calibrate(logit: np.ndarray, label: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
-    """Slope and intercept of Platt scaling (1999), fitted by logistic regression on rows that were not learned from.
-
-    (1, 0) where the labels are all equal.
-    """
-    if len(np.unique(label)) < 2:
-        return 1.0, 0.0
-    fitted = LogisticRegression(C=np.inf).fit(logit[:, None], label, sample_weight=weight)
-    return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
-
-
-def alignment(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The matrix [dim + 1, dim] that maps `[source, 1]` onto `target`: ridge regression, 1e-3 of the mean variance."""
-    middle, goal = source.mean(axis=0, dtype=np.float64), target.mean(axis=0, dtype=np.float64)
-    gram, cross = np.zeros((len(middle), len(middle))), np.zeros((len(middle), len(goal)))
-    for start in range(0, len(source), SCORING_BATCH):
-        x = source[start : start + SCORING_BATCH] - middle
-        gram += x.T @ x
-        cross += x.T @ (target[start : start + SCORING_BATCH] - goal)
-    gram[np.diag_indices_from(gram)] += 1e-3 * np.trace(gram) / len(gram) + 1e-12  # an embedding may be constant
-    matrix = np.linalg.solve(gram, cross)
-    return np.vstack([matrix, goal - middle @ matrix]).astype(np.float32)

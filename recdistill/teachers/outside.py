@@ -24,7 +24,7 @@ from recdistill.config.models import FileTeacher
 from recdistill.errors import UserError
 from recdistill.files import file_sha256, fingerprint
 from recdistill.teachers.answers import Answers
-from recdistill.teachers.cache import SAMPLE_ROWS, calibrate
+from recdistill.teachers.calibration import SAMPLE_ROWS, calibrate
 from recdistill.teachers.codes import encode
 from recdistill.teachers.shard_file import write_shard
 from recdistill.teachers.shards import CachedVersion, Shard, shard_of, shard_path

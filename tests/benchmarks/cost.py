@@ -29,7 +29,7 @@ from recdistill.config import Job
 from recdistill.config.load import load_job
 from recdistill.runs import Run as open_run
 from recdistill.stages import run_job
-from recdistill.teachers.cache import SAMPLE_ROWS
+from recdistill.teachers.calibration import SAMPLE_ROWS
 from recdistill.teachers.codes import EXTRA
 
 STAGES = ("ingest", "teach", "cache", "distill")

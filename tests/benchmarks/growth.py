@@ -54,8 +54,8 @@ IN_SMALL_PARTS = """
 import recdistill.clicklog.schema as schema
 schema.PART_ROWS >>= 3
 schema.ROW_GROUP_ROWS >>= 3
-import recdistill.teachers.cache as cache
-cache.SAMPLE_ROWS >>= 3
+import recdistill.teachers.calibration as calibration
+calibration.SAMPLE_ROWS >>= 3
 import recdistill.clicklog.scratch as scratch
 scratch._MEMORY = "64MB"
 from recdistill.cli import main

@@ -37,8 +37,8 @@ from recdistill.files import write_json
 from recdistill.models.dlrm import DLRM
 from recdistill.models.frozen import save_model
 from recdistill.models.shape import shape_of
-from recdistill.teachers.cache import SCORING_BATCH, cache_version
-from recdistill.teachers.protocol import open_teacher
+from recdistill.teachers.cache import cache_version
+from recdistill.teachers.protocol import SCORING_BATCH, open_teacher
 from recdistill.teachers.versions import FINAL, Version
 
 DENSE, SPARSE, IDS = 13, 26, 5000

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from recdistill.distill.combine import Heard, divergence, fitted, missed, without_each, worth
+from recdistill.distill.combine import Heard, divergence, fitted, gates, missed, words, worth
 
 ROWS, NAMES = 3000, ["one", "twin", "other"]
 GATE = partial(fitted, 8, 0)
@@ -26,15 +26,27 @@ def heard(seed: int = 0) -> Heard:
 
 def test_a_twin_is_not_missed_and_who_knows_alone_is() -> None:
     rows = heard()
-    found = missed(rows.present, *without_each(rows, GATE))
+    found = missed(rows.present, *words(rows, gates(rows, GATE)))
     assert found.shape == (ROWS, 3) and (found >= 0).all()
     assert found[:, 2].mean() > 20 * found[:, :2].mean(0).max()
+
+
+def test_what_is_learned_of_rows_is_said_of_others() -> None:
+    rows, others = heard(), heard(seed=1)
+    learned = gates(rows, GATE)
+    word, without = words(others, learned)
+    assert torch.equal(word, learned[0].of(others))
+    for teacher in range(3):
+        left = others.without(teacher)
+        assert not left.present[:, teacher].any() and left.present.sum() == 2 * ROWS
+        assert torch.equal(without[:, teacher], learned[1 + teacher].of(left))
+    assert missed(others.present, word, without)[:, 2].mean() > 0.1
 
 
 def test_who_is_not_present_is_not_missed() -> None:
     rows = heard()
     present = torch.rand(rows.logit.shape, generator=torch.Generator().manual_seed(1)) < 0.7
-    assert (missed(present, *without_each(rows.only(present), GATE))[~present] == 0).all()
+    assert (missed(present, *words(rows.only(present), gates(rows.only(present), GATE)))[~present] == 0).all()
 
 
 def test_the_divergence_is_that_of_two_clicks_and_bears_logits_of_any_size() -> None:
@@ -51,12 +63,12 @@ def test_without_its_only_member_a_committee_says_the_base_rate() -> None:
     nobody = alone.only(torch.zeros_like(alone.present))
     said = gate(nobody).of(nobody)
     torch.testing.assert_close(said.sigmoid(), rows.label.mean().expand(ROWS), atol=1e-3, rtol=0)
-    assert missed(alone.present, *without_each(alone, gate)).mean() > 0.1
+    assert missed(alone.present, *words(alone, gates(alone, gate))).mean() > 0.1
 
 
 def test_what_a_teacher_is_worth_is_what_the_word_loses_without_it() -> None:
     rows = heard()
-    (one, _), (twin, error), (other, _) = worth(rows, *without_each(rows, GATE))
+    (one, _), (twin, error), (other, _) = worth(rows, *words(rows, gates(rows, GATE)))
     assert other > 0.2 and abs(one) < 0.01 and abs(twin) < max(0.01, 3 * error)
 
 

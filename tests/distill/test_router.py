@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from recdistill.clicklog.batches import Rows, batches
+from recdistill.clicklog.recombine import recombine
 from recdistill.clicklog.schema import SPLITS, Dataset
+from recdistill.config.job import Recombine
 from recdistill.config.models import Student, Train
 from recdistill.distill import asked as asking
-from recdistill.distill.asked import Askable, Committee, answered
+from recdistill.distill.asked import Askable, Committee, answered, asked_anyway
 from recdistill.distill.mixture import Mixture
 from recdistill.distill.router import Importance, Missed
 from recdistill.distill.routing import Routers, route, starts, train_routers, worth_of
@@ -56,7 +58,7 @@ def test_who_is_right_becomes_important(tiny_dataset: Dataset, tmp_path: Path, m
     asked = [Askable("knows-0", version()), Askable("knows-1", version())]
     committee = Committee(tiny_dataset.root, tmp_path, asked, [])
     shape = shape_of(Student(top=[8]), 4, tiny_dataset.schema, ["item", "user"])
-    found = train_routers(committee, answered(committee, None), shape, SETTINGS, 0, None, tmp_path / "work")
+    found = train_routers(committee, *answered(committee, None, None), shape, SETTINGS, 0, None, tmp_path / "work")
     for batch in batches(tiny_dataset, Rows("test"), 4096):
         item = batch.sparse["item"].to_padded_dense(1)[:, 0].long()
         importance = found.say(batch)[0]
@@ -111,7 +113,7 @@ def trained(names: list[str], dataset: Dataset, settings: Train, out: Path) -> R
     """The routers of teachers with these names."""
     committee = Committee(dataset.root, out, [Askable(name, version()) for name in names], [])
     shape = shape_of(Student(top=[8]), 4, dataset.schema, ["item", "user"])
-    return train_routers(committee, answered(committee, None), shape, settings, 0, None, out / "work")
+    return train_routers(committee, *answered(committee, None, None), shape, settings, 0, None, out / "work")
 
 
 def test_what_cannot_be_learned_is_said_the_same_of_every_row(
@@ -139,6 +141,50 @@ def test_where_teachers_agree_neither_is_missed(
     (one, _), (twin, _), (other, error) = (told["teachers"][name] for name in ("one", "twin", "other"))
     assert other > max(10 * error, 4 * one, 4 * twin)
     assert worth_of(tmp_path) is None
+
+
+class Elsewhere(Teacher):
+    """Of the log it says what the other one says; of rows that nobody was shown, even items are another matter."""
+
+    def __init__(self, name: str) -> None:
+        self.other = name == "other"
+
+    def score(self, batch):
+        item = batch.sparse["item"].to_padded_dense(1)[:, 0].long()
+        alike = batch.label - 0.5 + torch.randn(len(batch), generator=torch.Generator().manual_seed(0))
+        if self.other and not batch.labelled:
+            alike = torch.where(item % 2 == 0, 6.0, alike)
+        return alike, torch.zeros(len(batch), 0)
+
+
+def test_who_would_be_missed_is_learned_of_rows_that_nobody_was_shown_too(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "open_teacher", lambda folder: Elsewhere(folder.parent.name))
+    made = recombine(tiny_dataset, Recombine(rows=8.0, groups=[["item"]]), tmp_path / "recombined")
+    committee = Committee(tiny_dataset.root, tmp_path, [Askable("one", version()), Askable("other", version())], [])
+    shape = shape_of(Student(top=[8]), 4, tiny_dataset.schema, ["item", "user"])
+    missed = {}
+    for name, recombined in (("with", made.root), ("without", None)):
+        route(tmp_path / name, "mark", committee, recombined, None, shape, SETTINGS, 0)
+        routes = Routes(tmp_path / name / "train")
+        (part,) = tiny_dataset.parts("train")[:1]
+        shown = pq.read_table(part.path, columns=["example_id", "item"], partitioning=None)
+        nats = routes.forecasts(part, shown["example_id"].to_numpy())[1]
+        even = shown["item"].to_numpy() % 2 == 0
+        missed[name] = nats[even, 1].mean() / nats[~even, 1].mean()
+    assert missed["with"] > 4 > 2 > missed["without"]
+
+    ids, nats = [], []
+    routes = Routes(tmp_path / "with" / "unlabelled")
+    for part in made.parts("unlabelled"):
+        ids.append(pq.read_table(part.path, columns=["example_id"], partitioning=None)["example_id"].to_numpy())
+        nats.append(routes.forecasts(part, ids[-1])[1])
+    everybody = (np.concatenate(nats) == 1).all(axis=1)
+    np.testing.assert_array_equal(everybody, asked_anyway(made)(np.concatenate(ids)))
+    assert 0 < everybody.mean() < 0.1
+    every, kept = routes.pairs(0.01)
+    assert every == 2 * len(everybody) and kept == everybody.sum() + len(everybody)
 
 
 class Part(Teacher):
@@ -193,9 +239,9 @@ def test_a_router_begins_at_an_earlier_one(materials: Materials, tmp_path: Path)
     )
     route(tmp_path / "one", "mark", committee, None, None, materials.shape, replace_epochs(4), 0)
     start = Start(tmp_path / "one", materials.dataset, method=True)
-    rows = answered(committee, None)
-    train_routers(committee, rows, materials.shape, replace_epochs(1), 5, start, tmp_path / "work")
-    train_routers(committee, rows, materials.shape, replace_epochs(1), 5, None, tmp_path / "cold")
+    rows = answered(committee, None, None)
+    train_routers(committee, *rows, materials.shape, replace_epochs(1), 5, start, tmp_path / "work")
+    train_routers(committee, *rows, materials.shape, replace_epochs(1), 5, None, tmp_path / "cold")
     for router in ("importance", "missed"):
         warm, cold = (position_of(tmp_path / name / router / "training") for name in ("work", "cold"))
         assert warm.losses[0] < cold.losses[0]

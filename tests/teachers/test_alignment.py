@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recdistill.teachers.cache import alignment, calibrate
+from recdistill.teachers.calibration import alignment, calibrate
 
 
 @settings(deadline=None, max_examples=20)

@@ -20,8 +20,7 @@ from recdistill.config.models import Teachers
 from recdistill.errors import UserError
 from recdistill.files import file_sha256, read_json
 from recdistill.models.task import normalised_entropy
-from recdistill.teachers import cache as caching
-from recdistill.teachers import shards
+from recdistill.teachers import calibration, shards
 from recdistill.teachers.cache import cache_version
 from recdistill.teachers.codes import EXTRA, decode
 from recdistill.teachers.protocol import open_teacher
@@ -340,14 +339,17 @@ def test_the_sample_does_not_follow_the_order_of_the_log(
 ) -> None:
     everything = np.concatenate([b.example_id.numpy() for b in batches(tiny_dataset, Rows("train"), 500, features=[])])
     assert len(everything) > 1000
-    monkeypatch.setattr(caching, "SAMPLE_ROWS", len(everything) // 5)
-    drawn = np.concatenate([b.example_id.numpy() for b in caching.sample(tiny_dataset, Rows("train"), [], None)])
+    monkeypatch.setattr(calibration, "SAMPLE_ROWS", len(everything) // 5)
+    drawn = np.concatenate([b.example_id.numpy() for b in calibration.sample(tiny_dataset, Rows("train"), [], None)])
     places = np.flatnonzero(np.isin(everything, drawn))
     assert len(places) == len(drawn) and np.array_equal(everything[places], drawn)
     one_of = -(-len(everything) // (len(everything) // 5))
     assert abs(len(drawn) - len(everything) / one_of) < 4 * np.sqrt(len(everything) / one_of)
     assert np.all(np.bincount(places % one_of, minlength=one_of) > len(drawn) / one_of / 2)
 
-    monkeypatch.setattr(caching, "SAMPLE_ROWS", len(everything))
-    whole = np.concatenate([b.example_id.numpy() for b in caching.sample(tiny_dataset, Rows("train"), [], None)])
+    monkeypatch.setattr(calibration, "SAMPLE_ROWS", len(everything))
+    whole = np.concatenate([b.example_id.numpy() for b in calibration.sample(tiny_dataset, Rows("train"), [], None)])
     assert np.array_equal(whole, everything)
+
+    few = calibration.drawn(tiny_dataset, Rows("train"), 1 / 16)(everything)
+    assert abs(few.sum() - len(few) / 16) < 4 * np.sqrt(len(few) / 16)

@@ -1,0 +1,62 @@
+"""Samples of rows, and what is learned of them: what a logit means, and how one embedding's space lies in another's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from recdistill.clicklog.batches import Batch, Columns, Rows, folds_of, read_blocks
+from recdistill.clicklog.schema import Dataset
+from recdistill.teachers.protocol import SCORING_BATCH
+
+SAMPLE_ROWS = 1 << 16
+"""Rows of a sample: validation rows that calibrate a version and align its embedding, for example."""
+
+
+def sample(
+    dataset: Dataset, rows: Rows, features: list[str] | None, view: Columns | None, most: float = 1.0
+) -> list[Batch]:
+    """The rows that are `drawn`."""
+    chosen = drawn(dataset, rows, most)
+    out: list[Batch] = []
+    for block in read_blocks(dataset, rows, features=features, join=view):
+        index = torch.from_numpy(np.flatnonzero(chosen(block.example_id.numpy())))
+        out += [block.take(some) for some in index.split(SCORING_BATCH) if len(some)]
+    return out
+
+
+def drawn(dataset: Dataset, rows: Rows, most: float = 1.0) -> Callable[[np.ndarray], np.ndarray]:
+    """Which of the rows (`example_id` int64 [N]) are of a sample of them, bool [N].
+
+    It has about `SAMPLE_ROWS`, or the share `most` of them where that is less. Drawn by a hash of `example_id`: every
+    fifth row of a log that has four negatives after each click is no sample.
+    """
+    one_of = max(round(1 / most), -(-sum(part.rows for part in rows.parts(dataset)) // SAMPLE_ROWS))
+    return lambda example_id: folds_of(example_id, one_of) == 0
+
+
+def calibrate(logit: np.ndarray, label: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+    """Slope and intercept of Platt scaling (1999), fitted by logistic regression on rows that were not learned from.
+
+    (1, 0) where the labels are all equal.
+    """
+    if len(np.unique(label)) < 2:
+        return 1.0, 0.0
+    fitted = LogisticRegression(C=np.inf).fit(logit[:, None], label, sample_weight=weight)
+    return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+
+
+def alignment(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The matrix [dim + 1, dim] that maps `[source, 1]` onto `target`: ridge regression, 1e-3 of the mean variance."""
+    middle, goal = source.mean(axis=0, dtype=np.float64), target.mean(axis=0, dtype=np.float64)
+    gram, cross = np.zeros((len(middle), len(middle))), np.zeros((len(middle), len(goal)))
+    for start in range(0, len(source), SCORING_BATCH):
+        x = source[start : start + SCORING_BATCH] - middle
+        gram += x.T @ x
+        cross += x.T @ (target[start : start + SCORING_BATCH] - goal)
+    gram[np.diag_indices_from(gram)] += 1e-3 * np.trace(gram) / len(gram) + 1e-12  # an embedding may be constant
+    matrix = np.linalg.solve(gram, cross)
+    return np.vstack([matrix, goal - middle @ matrix]).astype(np.float32)
