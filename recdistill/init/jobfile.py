@@ -215,11 +215,8 @@ def _teachers(draft: Draft) -> list[str]:
     rates = f", embedding_rates: {teacher.embedding_rates}" if teacher.embedding_rates else ""
     half = [width // 2 for width in teacher.top]
     sizes = f"dim: {teacher.dim // 2}, top: {half}{rates}, train: *teacher"
-    experts = [
-        # What the context's expert sees is never new.
-        f"    {name}: {{kind: dlrm, features: [{', '.join(seen)}]{unknown if name == 'ids' else ''}, {sizes}}}"
-        for name, seen in _seen(draft)
-    ]
+    name, seen = _expert(draft)
+    expert = _folded(f"    {name}: {{kind: dlrm, features: [{', '.join(_ranges(seen))}], {sizes}}}") if seen else []
     return [
         "teachers:",
         *(
@@ -232,17 +229,20 @@ def _teachers(draft: Draft) -> list[str]:
         f"      {{kind: dlrm, dim: {teacher.dim}, top: {teacher.top}, dropout: {teacher.dropout}{unknown}{rates},",
         f"       train: &teacher {{batch_size: {train.batch_size}, epochs: {train.epochs}, "
         f"checks_per_epoch: {train.checks_per_epoch}, patience: {train.patience}}}}}",
-        *(line for expert in experts for line in _folded(expert)),
+        *expert,
         *_folded(f"    trees: {{kind: sklearn{_known_to_trees(draft)}}}"),
     ]
 
 
-def _seen(draft: Draft) -> list[tuple[str, list[str]]]:
-    """What experts see: ids, and where items are new every day what is known of them."""
+def _expert(draft: Draft) -> tuple[str, list[str]]:
+    """Its name, and what it sees: ids, or where items are new every day what is known of them, which is never new.
+
+    There an expert on ids says the same of all of later days' rows (Globo, in tests/benchmarks/LEDGER.md).
+    """
     ids = _ids(draft)
-    others = [name for name in draft.features if name not in ids]
-    found = {"ids": ids if len(ids) > 1 else [], "context": others if draft.news else []}
-    return [(name, _ranges(seen)) for name, seen in found.items() if seen]
+    if draft.news:
+        return "context", [name for name in draft.features if name not in ids]
+    return "ids", ids if len(ids) > 1 else []
 
 
 def _ids(draft: Draft) -> list[str]:
