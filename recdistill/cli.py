@@ -223,7 +223,9 @@ def onnx(
     """Writes a student as one ONNX file, from the log's own values to a probability, for services without Python."""
     try:
         from recdistill.portable.file import write_onnx
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] not in ("onnx", "onnxruntime"):
+            raise
         raise UserError("this needs onnx and onnxruntime, which `pip install -e '.[onnx]'` brings") from None
     from recdistill.screen import inputs_table, print_table
 

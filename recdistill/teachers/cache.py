@@ -27,6 +27,9 @@ from recdistill.teachers.shards import CachedVersion, Shard, shard_of, shard_pat
 from recdistill.teachers.shelf import Shelf
 from recdistill.teachers.versions import FINAL, Version
 
+ENOUGH = 100
+"""Rows of either label that a day has at least where it calibrates its version."""
+
 Write = Callable[[], None]
 """Writes a shard."""
 
@@ -44,10 +47,11 @@ def cache_version(
 ) -> tuple[CachedVersion, list[Shard]]:
     """Writes the shards of one version into `out`; shards that are there already are kept.
 
-    It scores the rows of `asked`, or of the dataset itself. Logits are calibrated, and embeddings are moved into the
-    space of the final version, by what both say about the same validation rows of the dataset. What is on the `shelf`
-    is not scored again. Only rows that are `routed` to the teacher are scored, where anything is. Ranks share the
-    parts, unless there is something else to `spread` them.
+    It scores the rows of `asked`, or of the dataset itself. Logits are calibrated on validation rows, or where a
+    version scores a day of its own on a sample of that: days differ, and two numbers learned of one tell no label.
+    Embeddings are moved into the space of the final version, by what both say about the same validation rows of the
+    dataset. What is on the `shelf` is not scored again. Only rows that are `routed` to the teacher are scored, where
+    anything is. Ranks share the parts, unless there is something else to `spread` them.
     """
     scorer = _Scorer(name, teacher_folder, version, dataset, shelf, routed)
     slope, intercept = scorer.calibration()
@@ -165,8 +169,12 @@ class _Scorer:
         return self._fit()
 
     def _fit(self) -> tuple[float, float]:
-        label, weight = (torch.cat([getattr(b, name) for b in self._sample]).numpy() for name in ("label", "weight"))
-        return calibrate(self._said[0], label, weight)
+        if self.version.day is not None:
+            rows = sample(self._dataset, self.version.day, self._teacher.features, self._view)
+            label, weight = _judged(rows)
+            if min(label.sum(), (1 - label).sum()) >= ENOUGH:
+                return calibrate(np.concatenate([self._ask(self._teacher, batch)[0] for batch in rows]), label, weight)
+        return calibrate(self._said[0], *_judged(self._sample))
 
     def read(self, asked: Dataset, rows: Rows, part: Part) -> Block | None:
         """The rows of a part, if any, as the teacher knows them."""
@@ -226,6 +234,13 @@ class _Scorer:
             if not np.isfinite(values.sum()):
                 raise UserError(f"teacher {self.name!r}: its {kind} is not finite for some rows; it cannot teach")
         return logit, embedding
+
+
+def _judged(rows: list[Batch]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and weights of rows, float32 [N] each."""
+    columns = ([getattr(batch, name) for batch in rows] for name in ("label", "weight"))
+    label, weight = (torch.cat(values or [torch.zeros(0)]).numpy() for values in columns)
+    return label, weight
 
 
 def _nothing() -> None:

@@ -38,6 +38,11 @@ class Version:
             scores=tuple(replace(rows, domain=domain) for rows in self.scores),
         )
 
+    @property
+    def day(self) -> Rows | None:
+        """What it scores, where that is a single later day: what its logits mean there, no other day tells."""
+        return self.scores[0] if len(self.scores) == 1 and self.scores[0].days else None
+
 
 HELD_OUT = (Rows("validation"), Rows("test"))
 

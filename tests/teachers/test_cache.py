@@ -20,12 +20,13 @@ from recdistill.config.models import Teachers
 from recdistill.errors import UserError
 from recdistill.files import file_sha256, read_json
 from recdistill.models.task import normalised_entropy
+from recdistill.teachers import cache as caching
 from recdistill.teachers import calibration, shards
 from recdistill.teachers.cache import cache_version
 from recdistill.teachers.codes import EXTRA, decode
 from recdistill.teachers.protocol import open_teacher
 from recdistill.teachers.shards import TeacherCache, joined, shard_path
-from recdistill.teachers.versions import versions
+from recdistill.teachers.versions import FINAL, versions
 from recdistill.teachers.windows import Windows
 from recdistill.teachers.work import cache_teacher, domain_of
 
@@ -160,6 +161,27 @@ def test_calibration_does_not_make_validation_worse(school: School) -> None:
     teacher = open_teacher(school.folder("foundation"))
     raw = normalised_entropy((teacher.score(batch)[0], batch) for batch in stream)
     assert normalised_entropy((batch.extra["logit.foundation"], batch) for batch in stream) < raw
+
+
+def test_who_scores_a_day_of_its_own_is_calibrated_on_it(
+    make_school: Callable[..., School], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it has enough rows of either label; the final version, which scores all later days, on validation rows."""
+    school = make_school("prequential", "foundation")
+    for enough, own in ((20, True), (10**6, False)):
+        monkeypatch.setattr(caching, "ENOUGH", enough)
+        found = school.cache("foundation", tmp_path / str(enough)).manifest.versions
+        for version in school.versions("foundation"):
+            rows = version.scores[0] if own and version.name != FINAL else Rows("validation")
+            logit, label, weight = [], [], []
+            teacher = open_teacher(school.folder("foundation", version.name))
+            for batch in batches(school.dataset, rows, 333):
+                logit.append(teacher.score(batch)[0])
+                label.append(batch.label)
+                weight.append(batch.weight)
+            slope, intercept = calibration.calibrate(*(torch.cat(v).numpy() for v in (logit, label, weight)))
+            how = found[version.name]
+            assert (how.slope, how.intercept) == (pytest.approx(slope, abs=1e-4), pytest.approx(intercept, abs=1e-4))
 
 
 def test_the_manifest_tells_where_everything_comes_from(school: School) -> None:
