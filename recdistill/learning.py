@@ -91,6 +91,7 @@ class Learning(Teaching):
         if "diverse" not in self.job.distill.methods:
             return None
         teachers, settings = self.run.stage_folder("teach"), candidates("diverse", self.job.distill)[0]
+        seed = self.job.distill.tune.seeds[0]
         shape = self.fitting()[-1]  # a router is thrown away, and may be as wide as any of them and know as much
         outside = [TeacherCache(path, self.dataset) for path in self._outside()]
         asked = [Askable(name, self.versions(name)[-1]) for name in self._askable]
@@ -105,12 +106,12 @@ class Learning(Teaching):
             "answered": [[cache.name, cache.fingerprint] for cache in outside],
             "shape": shape.model_dump(),
             "train": settings.train.model_dump(mode="json"),
-            "seed": settings.tune.seeds[0],
+            "seed": seed,
             "start": {name: begin.fingerprint() for name, begin in starts(start).items()},
         }
         more = self.unlabelled.root if self.unlabelled else None
         whom = Committee(self.dataset.root, teachers, asked, [cache.root for cache in outside])
-        args = (whom, more, self.shelf, shape, settings.train, settings.tune.seeds[0], start)
+        args = (whom, more, self.shelf, shape, settings.train, seed, start)
         folder = self.run.units("route", route, [Unit("routes", inputs, args)]) / "routes"
         return {split: folder / split for split in (*SPLITS, *(["unlabelled"] if more else []))}
 
