@@ -44,11 +44,11 @@ class _Loader(yaml.SafeLoader):
     """Knows the implicit types below alone, and gives up early on a file of very many values."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}
-    nodes = 0
+    values = 0
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        self.nodes += 1
-        if self.nodes > 2 * MAX_VALUES:  # keys are nodes, too
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.values += index is not None  # a key has none
+        if self.values > MAX_VALUES:
             raise yaml.MarkedYAMLError(problem=f"more than {MAX_VALUES:,} values", problem_mark=self.get_mark())
         return super().compose_node(parent, index)
 

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from recdistill.evaluate.bootstrap import (
+    COMPONENTS,
+    TILE,
     block_rows,
     class_sums,
     components,
@@ -95,6 +97,18 @@ def test_same_seed_same_replicates_other_seed_others():
     first, again, other = (fast(label, logit, weight, seed=seed) for seed in (1, 1, 2))
     assert np.array_equal(first["auc"], again["auc"])
     assert not np.array_equal(first["auc"], other["auc"])
+
+
+def test_a_model_is_the_same_to_the_bit_beside_any_others():
+    label, logit, weight = world(rows=1500)
+    block = components(label, np.vstack([logit] * 12), np.vstack([logit] * 12), weight)
+    sums = class_sums([(label, block)], RESAMPLES, 0)
+    width = len(logit) * COMPONENTS
+    assert block.shape[1] == 12 * width > 2 * TILE
+    for some in (width, 5 * width, 12 * width):
+        few = class_sums([(label, block[:, -some:])], RESAMPLES, 0)
+        for start in range(0, some, width):
+            assert np.array_equal(few[..., start : start + width], sums[..., :width])
 
 
 def test_blocks_of_rows_are_drawn_apart():
