@@ -102,7 +102,8 @@ class Routers:
             if not path.exists():
                 ids, importance, nats = self._of(dataset, rows, parts[at])
                 if anyway is not None:
-                    nats[anyway(ids)] = np.where(nats[anyway(ids)] > 0, MOST, 0)
+                    were = anyway(ids)
+                    nats[were] = MOST * (nats[were] > 0)
                 write_route(path, names, ids, importance, nats)
             progress.current().update(f"route {split}", at + 1, len(parts))
             return count_route(path, asked)
@@ -157,7 +158,8 @@ def train_routers(
     if recombined:
         more = _heard(importance, recombined)
         rows += _missing(recombined, missed(more.present, *words(more, learned)))
-    wanted, told = (torch.cat(values) for values in zip(*map(_wanted, rows), strict=True))
+    wanted = torch.cat([batch.extra["missed"] for batch in rows])
+    told = torch.cat([batch.extra["knows"] * batch.weight[:, None] for batch in rows])
     usual = ((told * wanted).sum(0) / told.sum(0).clamp_min(1e-9)).clamp_min(LEAST)
     wanting = train_router("missed", lambda: Missed(shape, usual), begin, rows, settings, seed, out / "missed")
     if ranks.leads():
@@ -184,11 +186,6 @@ def _missing(rows: list[Batch], nats: Tensor) -> list[Batch]:
     """Rows with the nats by which each teacher is missed there, float32 [N, n]."""
     parts = nats.split([len(batch) for batch in rows])
     return [replace(batch, extra={**batch.extra, "missed": part}) for batch, part in zip(rows, parts, strict=True)]
-
-
-def _wanted(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Nats missed, and the weights of those who know the rows, float32 [B, n] each."""
-    return batch.extra["missed"], batch.extra["knows"] * batch.weight[:, None]
 
 
 @torch.no_grad()

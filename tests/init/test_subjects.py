@@ -75,6 +75,7 @@ def test_news_is_taught_day_by_day(look: Look, tmp_path: Path) -> None:
     assert context.unknown == 0.0
     assert job.teachers.members["trees"].features == ["user_id", "price", "tags"]
     assert [*job.teachers.members] == ["foundation", "context", "trees"]
+    assert job.teachers.keep == pytest.approx(2 / 3)  # two answers a row
 
 
 def test_what_moves_of_news_changes_places_without_the_item(look: Look, tmp_path: Path) -> None:
