@@ -87,18 +87,22 @@ class Routes:
         counts[:, 0] = 0
         return counts
 
+    @cached_property
+    def _kept(self) -> np.ndarray:
+        """How many pairs a threshold keeps: those of its value and above, and the best of each row below it."""
+        pairs, best = self._counts
+        return np.cumsum(pairs[::-1])[::-1] + np.cumsum(best) - best
+
     def threshold(self, keep: float) -> float:
-        """The nats missed from which a pair is of the `keep` share of all pairs."""
+        """The nats missed from which a pair is kept, so that with the best of each other row they are `keep` of all."""
         return float(np.array(self._first(keep), np.uint16).view(np.float16))
 
     def pairs(self, keep: float) -> tuple[int, int]:
-        """How many pairs there are, and how many of them are kept: those of the share, and the best of each row."""
-        first = self._first(keep)
-        return int(self._counts[0].sum()), int(self._counts[0, first:].sum() + self._counts[1, :first].sum())
+        """How many pairs there are, and how many of them are kept: at most that share, but the best of each row."""
+        return int(self._counts[0].sum()), int(self._kept[self._first(keep)])
 
     def _first(self, keep: float) -> int:
-        above = np.cumsum(self._counts[0, ::-1])[::-1]
-        fitting = np.flatnonzero(above <= round(keep * int(above[0])))
+        fitting = np.flatnonzero(self._kept <= round(keep * int(self._counts[0].sum())))
         return int(fitting[0]) if len(fitting) else VALUES - 1
 
     def forecasts(self, part: Part, example_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
