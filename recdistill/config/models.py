@@ -128,8 +128,8 @@ class Route(Section):
 
     keep: float | None = Field(None, gt=0, le=1)
     """The share of (row, teacher) pairs that `diverse` learns from. On each row the one that would be missed most
-    is one of them, even if these are more. When absent: half, but two answers a row of two or three teachers, for of one
-    answer there is nothing to put together."""
+    is one of them, even if these are more. When absent: half, but two answers a row of two or three teachers, for of
+    one answer there is nothing to put together."""
     curve: list[Saved] = []
     """Shares of pairs that could be saved: `diverse` is trained on so much less too, and on everything, and the report
     shows what that costs."""

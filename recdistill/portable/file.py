@@ -90,7 +90,7 @@ def _values(one: Input, check: pa.Table, student: Path, schema: Schema, spec: Da
     if one.several:
         length = max(map(len, ids))
         ids = [[*row, *[None] * (length - len(row))] for row in ids]
-    word: Any = _hash_of(table) if one.kind == "hash" else _text_of(student, table, missing_texts(spec, one.several))
+    word: Any = _hash_of(table) if one.kind == "hash" else _text_of(student, table, missing_texts(spec, feature))
     if one.several:
         return np.array([[word(id_) for id_ in row] for row in ids], dtype=_dtype(one)).reshape(len(ids), length)
     return np.array([word(id_) for id_ in ids], dtype=_dtype(one))

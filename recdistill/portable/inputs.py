@@ -119,6 +119,7 @@ class Reader:
         self.graph, self.folder, self.schema, self.spec = graph, folder, schema, spec
         self.inputs = inputs_of(spec, schema, features)
         self._given: dict[str, str] = {}
+        self._ids: dict[str, str] = {}
         for one in self.inputs:
             axes = ["rows", f"most of {one.name}"] if one.several else ["rows"]
             given = graph.input(one.name, KINDS[one.kind][0], axes, one.about)
@@ -130,17 +131,39 @@ class Reader:
 
     def ids(self, feature: str) -> str:
         """Ids of a feature, int64, of the shape that its input has; -1 is none."""
-        table, given = self.schema.table(feature), self._given[feature]
-        if table.encoding == "bucket":
-            return self._bucket(table, given)
-        if table.encoding == "hash":
-            return self._hashed(table, given)
-        values, several = vocabulary(self.folder, table), self._sparse[feature].kind == "bag"
-        if several and MISSING in values:
+        if feature not in self._ids:
+            table, given = self.schema.table(feature), self._given[feature]
+            if table.encoding == "bucket":
+                self._ids[feature] = self._bucket(table, given)
+            elif table.encoding == "hash":
+                self._ids[feature] = self._hashed(table, given)
+            else:
+                self._look_up(table, missing_texts(self.spec, feature))
+        return self._ids[feature]
+
+    def _look_up(self, table: Table, missing: list[str]) -> None:
+        """Ids of all features of a table with the same `missing`: side by side, so that its texts are there once."""
+        values = vocabulary(self.folder, table)
+        of_table = [name for name, sparse in self._sparse.items() if sparse.table == table.name]
+        features = [name for name in of_table if name in self._given and missing_texts(self.spec, name) == missing]
+        bags = {name for name in features if self._sparse[name].kind == "bag"}
+        if bags and MISSING in values:
             raise UserError(
-                f"{self.folder}: an id of {feature!r} is the empty text, with which shorter rows are filled up"
+                f"{self.folder}: an id of {min(bags)!r} is the empty text, with which shorter rows are filled up"
             )
-        return self._known(values, missing_texts(self.spec, several), given)
+        if len(features) == 1:
+            self._ids[features[0]] = self._known(values, missing, self._given[features[0]])
+            return
+        g, second, begin = self.graph, self.graph.constant([1], np.int64), self.graph.constant([0], np.int64)
+        columns = [
+            self._given[name] if name in bags else g.op("Unsqueeze", self._given[name], second) for name in features
+        ]
+        known = self._known(values, missing, g.op("Concat", *columns, axis=1))
+        for name, column in zip(features, columns, strict=True):
+            end = g.op("Add", begin, g.op("Shape", column, start=1, end=2))
+            ids = g.op("Slice", known, begin, end, second)
+            self._ids[name] = ids if name in bags else g.op("Squeeze", ids, second)
+            begin = end
 
     def _known(self, values: list[str], missing: list[str], given: str) -> str:
         none = sorted(set(missing) - set(values))
@@ -194,6 +217,8 @@ def vocabulary(folder: Path, table: Table) -> list[str]:
     return found.to_pylist()
 
 
-def missing_texts(spec: Dataset, several: bool) -> list[str]:
-    """Texts that stand for no value: those of a cell of the log, or of one element of `several`."""
-    return [MISSING] if several or spec.log is None else [MISSING, *spec.log.nulls]
+def missing_texts(spec: Dataset, feature: str) -> list[str]:
+    """Texts that stand for no value of a feature: none of an element of a bag but the empty one, of cells the log's."""
+    section = spec.features[feature]
+    cells = not isinstance(spec.features[section.of] if isinstance(section, History) else section, Bag)
+    return [MISSING, *spec.log.nulls] if cells and spec.log else [MISSING]

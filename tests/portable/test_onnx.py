@@ -36,6 +36,12 @@ HASHED = {
 }
 NUMBERS = {"price": {"kind": "bucket", "bins": 4}, "cost": {"kind": "dense", "column": "price", "standardise": False}}
 BAGS = {"tags": FEATURES["tags"], "price": FEATURES["price"]}
+SHARED = {
+    "item": FEATURES["item"],
+    "tags": {**FEATURES["tags"], "share": "item"},
+    "liked": FEATURES["liked"],
+    "user": {"kind": "single", "share": "item"},
+}
 CUT = {"compression": 2.5}
 STUDENTS = [
     (FEATURES, {"dims": [4], "bottom": [4], "top": [8], **CUT}),
@@ -44,6 +50,7 @@ STUDENTS = [
     (HASHED, {"dims": [8], "top": [4], "features": ["tags", "liked", "price_bucket"], "compression": 1}),
     (NUMBERS, {"dims": [4], "top": [4], "compression": 1}),
     (BAGS, {"dims": [4], "top": [4], "compression": 1}),
+    (SHARED, {"dims": [4], "top": [4], "compression": 1}),
 ]
 
 
@@ -152,6 +159,19 @@ def test_what_it_is_handed_is_said(exported: Exported, tmp_path: Path) -> None:
     assert said == {name: one.about for name, one in inputs.items()}
     described = {one.name: one.doc_string for one in onnx.load(path).graph.input}
     assert described == said
+
+
+def test_the_texts_of_a_table_are_there_once(tmp_path: Path) -> None:
+    """But for bags: a null of the log is missing as a cell, and a text like any other as one of several in a cell."""
+    for name, features, tables in ("own", FEATURES, ["user", "item", "tags"]), ("shared", SHARED, ["item", "item"]):
+        student = Exported(tmp_path / name, Student(top=[4], dims=[4], compression=1), features=features)
+        write_onnx(student.folder, tmp_path / "student.onnx")
+        graph = onnx.load(tmp_path / "student.onnx").graph
+        encoders = [one for one in graph.node if one.op_type == "LabelEncoder"]
+        sizes = [len(pq.read_table(student.folder / "vocabulary" / f"{table}.parquet")) for table in tables]
+        found = [len(onnx.helper.get_node_attr_value(one, "keys_tensor").string_data) for one in encoders]
+        assert all(0 < some - size <= 8 for some, size in zip(sorted(found), sorted(sizes), strict=True))
+        assert {one.name for one in graph.initializer} <= {value for one in graph.node for value in one.input}
 
 
 def test_an_example_for_it_has_infinite_and_missing_numbers(tmp_path: Path) -> None:
