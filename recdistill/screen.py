@@ -83,10 +83,14 @@ def inputs_table(inputs: Sequence[Input]) -> Table:
 
 
 def comparison_tables(found: dict[str, Any]) -> Iterator[Table]:
-    """The content of `compare`: runs, models by run, paired tests inside runs and between them."""
+    """The content of `compare`: runs, models by run, what holds over trainings, tests inside runs and between them."""
     yield _runs_table(found["runs"])
-    yield _models_table(found["runs"])
+    yield _models_table(found["runs"], "Models")
+    together = found["trainings"]
+    if together:
+        yield _models_table([together], "Over trainings of the teachers")
     for title, column, pairs in (
+        ("Methods over trainings, on the same rows", "method", together["pairs"] if together else []),
         ("Methods of one run, on the same rows", "method", found["inside"]),
         ("The same method in two runs, on the same rows", "run", found["between"]),
     ):
@@ -107,8 +111,8 @@ def _runs_table(runs: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _models_table(runs: list[dict[str, Any]]) -> Table:
-    table = Table(title="Models", title_justify="left")
+def _models_table(runs: list[dict[str, Any]], title: str) -> Table:
+    table = Table(title=title, title_justify="left")
     for column in ("model", "run"):
         table.add_column(column)
     for column in ("AUC", "NE", "AUC gap recovered", "NE gap recovered"):

@@ -15,7 +15,7 @@ from typing import Any
 from recdistill import __version__
 from recdistill.config.yaml12 import parse
 from recdistill.errors import UserError
-from recdistill.evaluate.compare import read_run
+from recdistill.evaluate.finished import read_run
 from recdistill.files import file_sha256
 
 METRICS = ("auc", "ne", "log_loss", "calibration")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recdistill.evaluate.compare import read_run, record
+from recdistill.evaluate.finished import read_run, record
 from recdistill.evaluate.page import headline, hero_of
 from recdistill.files import read_json
 

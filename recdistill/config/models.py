@@ -157,7 +157,18 @@ class Teachers(Section):
     """For `later_days`: the fraction of training days that teachers learn from."""
     route: Route = Route()
     foundation: MemberName = "foundation"
+    seed: int = Field(0, ge=0)
+    """Of every member that has none of its own. With another one the same committee is trained anew, and `recdistill
+    compare` puts such runs together."""
     members: dict[MemberName, Member] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seeded(cls, value: Any) -> Any:
+        match value:
+            case {"seed": int(seed), "members": dict(members)} if seed > 0:
+                return {**value, "members": {name: _with_seed(member, seed) for name, member in members.items()}}
+        return value
 
     @property
     def keep(self) -> float:
@@ -188,6 +199,14 @@ class Teachers(Section):
         if isinstance(member, DlrmTeacher) and member.rows is not None:
             raise ValueError(f"the foundation {self.foundation!r} must answer every row: give it no `rows`")
         return self
+
+
+def _with_seed(member: Any, seed: int) -> Any:
+    """A member, as a job file has it, with a seed if it is trained here and says none."""
+    match member:
+        case {"kind": "dlrm" | "sklearn"}:
+            return {"seed": seed, **member}
+    return member
 
 
 def _whole_rows(dim: int) -> int:

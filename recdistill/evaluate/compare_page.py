@@ -7,6 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from recdistill.evaluate.lineup import ALONE
+from recdistill.evaluate.page import headline as headline_of_one
 from recdistill.evaluate.page import hero_of, template, verdict
 
 COURSE = 3
@@ -30,6 +31,7 @@ def render_comparison(found: dict[str, Any]) -> str:
         verdict=verdict,
         methods=list(dict.fromkeys(name for run in runs for name in run["models"])),
         inside={run["label"]: _square(found["inside"], run["label"]) for run in runs},
+        trainings=_square(together["pairs"], together["label"]) if (together := found["trainings"]) else {},
         recovered={metric: Markup(run_plots.recovered_by_run(runs, metric)) for metric in metrics},
         course={metric: Markup(run_plots.course(runs, metric)) for metric in metrics} if nights else {},
     )
@@ -40,6 +42,10 @@ def headline(found: dict[str, Any]) -> str:
     runs, between = found["runs"], found["between"]
     if len(runs) == 1:
         return f"One run, {runs[0]['label']}: its methods, tested against each other."
+    if together := found["trainings"]:
+        shares = {name: one["gap_recovered"] for name, one in together["models"].items() if one["gap_recovered"]}
+        sentence = headline_of_one({"gap": together["gap"], "gap_recovered": shares})
+        return f"Over {together['label']} of the teachers: {sentence[0].lower()}{sentence[1:]}"
     if not between:
         return f"{len(runs)} runs, judged on different rows: side by side, with no paired test."
     hero = hero_of(dict.fromkeys(pair["method"] for pair in between if pair["method"] != ALONE)) or ALONE

@@ -132,7 +132,7 @@ def by_day(job: Job) -> dict[str, list[Source]]:
 def teaching(job: Job) -> str:
     """Fingerprint of all that a teacher depends on but the days: another one means teachers of its own."""
     section = job.dataset.model_dump(mode="json", exclude={"log": {"paths"}, "split": True})
-    return fingerprint([section, job.teachers.model_dump(mode="json")])
+    return fingerprint([section, job.teachers.model_dump(mode="json", exclude={"seed"})])
 
 
 def plan(job: Job, day: str, service: Path) -> Plan:

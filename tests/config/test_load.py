@@ -301,3 +301,22 @@ def test_a_foundation_may_be_known_by_its_answers_alone(job_file: Path) -> None:
 def test_small_committees_give_two_answers_a_row(job_file: Path, more: int, asked: str, keep: float) -> None:
     others = [f"teachers.members.more{number}={{kind: sklearn}}" for number in range(more)]
     assert load_job(job_file, [f"teachers.route={{{asked}}}", *others]).teachers.keep == pytest.approx(keep)
+
+
+def test_a_seed_of_teachers_is_every_members_that_has_none(job_file: Path, tmp_path: Path) -> None:
+    members = {"trees": "{kind: sklearn}", "own": "{kind: dlrm, seed: 7}", "outside": "{kind: file, paths: a.parquet}"}
+    more = [f"teachers.members.{name}={member}" for name, member in members.items()]
+    said = {"foundation": 3, "ids": 3, "trees": 3, "own": 7, "outside": None}
+    job = load_job(job_file, ["teachers.seed=3", *more])
+    assert {name: getattr(member, "seed", None) for name, member in job.teachers.members.items()} == said
+    (tmp_path / "dumped.yaml").write_text(dump_job(job))
+    assert load_job(tmp_path / "dumped.yaml") == job
+    plain = load_job(job_file, more)
+    assert plain.teachers.members["foundation"] != job.teachers.members["foundation"]
+    assert load_job(job_file, ["teachers.seed=0", *more]) == plain
+
+
+@pytest.mark.parametrize("seed", ["-1", "many", "[1]"])
+def test_such_a_seed_is_refused_once(complaints: Complain, seed: str) -> None:
+    [sentence] = complaints(overrides=(f"teachers.seed={seed}",))
+    assert "teachers.seed" in sentence

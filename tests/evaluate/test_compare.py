@@ -30,8 +30,10 @@ def write_run(world, folder: Path, **context: Any) -> Path:
     for model in world.models:
         if model.role == "student":
             path = folder / "stages" / "distill" / model.method / f"seed-{model.seed}" / "test.parquet"
-            path.parent.mkdir(parents=True)
-            shutil.copyfile(model.path, path)
+        else:
+            path = folder / "stages" / "evaluate" / "teachers" / f"{model.name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(model.path, path)
     return folder
 
 

@@ -1,0 +1,114 @@
+"""Several runs of one job, each with teachers that were trained anew: what holds beyond one training of them.
+
+A report's intervals are about test rows and seeds of students, for the teachers that it has. Another training of the
+same teachers (`teachers.seed`) moves a method as much as methods differ. Here trainings are drawn as a report draws
+seeds: one fewer than there are, and their part is widened by Student's t. Seeds within a run are not drawn once more,
+for what they do is a part of what trainings differ by.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from recdistill.config.yaml12 import parse
+from recdistill.errors import UserError
+from recdistill.evaluate import gap as gaps
+from recdistill.evaluate.bootstrap import seed_draws, seed_stretch
+from recdistill.evaluate.finished import FinishedRun
+from recdistill.evaluate.gap import Estimate
+from recdistill.evaluate.lineup import ALONE
+from recdistill.evaluate.metrics import HIGHER_IS_BETTER
+
+LEAST = 3
+"""Trainings; of two, Student's t knows next to nothing."""
+SECTIONS = ("dataset", "student", "distill", "evaluate")
+"""What jobs must say alike, beside `teachers`."""
+
+
+def of_one_job(runs: list[FinishedRun]) -> list[FinishedRun]:
+    """The first run, and those that differ from it, and from each other, by the seeds of their teachers alone."""
+    found: list[FinishedRun] = []
+    jobs: list[tuple[Any, Any] | None] = []
+    for run in runs:
+        job = _job(run)
+        if not found or (job is not None and job not in jobs and jobs[0] is not None and job[0] == jobs[0][0]):
+            found.append(run)
+            jobs.append(job)
+    return found
+
+
+def trainings(runs: list[FinishedRun], settings: dict[str, Any]) -> dict[str, Any] | None:
+    """What holds over trainings of the teachers.
+
+    Args:
+        runs: of one job, on the same rows, one a training.
+        settings: of the bootstrap, as a report has them.
+
+    Returns:
+        Such as `record` makes of one run: `label`, `gap`, and `models` with `auc`, `ne` and `gap_recovered`; besides,
+        `runs`, their labels, and `pairs`, the differences of every two methods, plus being better. None of fewer runs
+        than `LEAST`.
+    """
+    if len(runs) < LEAST:
+        return None
+    confidence, foundation, label = settings["confidence"], runs[0].report["foundation"], f"{len(runs)} trainings"
+    draws = seed_draws(len(runs), settings["resamples"], settings["seed"])
+    stretch = seed_stretch(len(runs), confidence)
+
+    def over(name: str, metric: str) -> Estimate:
+        said = [run.as_trained[name][metric] for run in runs]
+        replicates = np.stack([one.replicates for one in said], axis=1)
+        return gaps.over_seeds(np.array([one.value for one in said]), replicates, draws, stretch)
+
+    names = [name for name in runs[0].as_trained if all(name in run.as_trained for run in runs)]
+    told = {name: {metric: over(name, metric) for metric in HIGHER_IS_BETTER} for name in names}
+    students = [name for name in names if name != foundation]
+    accounts = {}
+    for metric in HIGHER_IS_BETTER:
+        methods = {name: told[name][metric] for name in students if name != ALONE}
+        accounts[metric] = (
+            gaps.account(methods, told[ALONE][metric], told[foundation][metric], confidence)
+            if foundation in told
+            else gaps.no_account(methods, f"what {foundation} says about test rows is not kept, or not about all")
+        )
+    models: dict[str, dict[str, Any]] = {}
+    for name in sorted(names, key=lambda name: name != foundation):
+        signed = {metric: one if HIGHER_IS_BETTER[metric] else -one for metric, one in told[name].items()}
+        shares = {metric: found["recovered"].get(name) for metric, found in accounts.items()}
+        models[name] = {
+            **{metric: gaps.stat(one, confidence) for metric, one in signed.items()},
+            "gap_recovered": None if name in (foundation, ALONE) else shares,
+        }
+    pairs = [
+        {
+            "run": label,
+            "method": one,
+            "against": other,
+            **{metric: gaps.stat(told[one][metric] - told[other][metric], confidence) for metric in HIGHER_IS_BETTER},
+        }
+        for other, one in itertools.combinations(students, 2)
+    ]
+    return {
+        "label": label,
+        "runs": [run.label for run in runs],
+        "gap": {metric: found["gap"] for metric, found in accounts.items()},
+        "models": models,
+        "pairs": pairs,
+    }
+
+
+def _job(run: FinishedRun) -> tuple[Any, Any] | None:
+    """What a run was told to do, and the seeds of its teachers; None where that is not kept."""
+    path = run.folder / "config.yaml"
+    try:
+        job = parse(path.read_text(encoding="utf-8"), str(path)).content
+        teachers = job["teachers"]
+        members = {name: dict(member) for name, member in teachers["members"].items()}
+        seeds = {name: member.pop("seed", None) for name, member in members.items()}
+    except (OSError, UnicodeDecodeError, UserError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+    said = {name: job.get(name) for name in SECTIONS}
+    return {**said, "teachers": {**teachers, "members": members, "seed": None}}, seeds
