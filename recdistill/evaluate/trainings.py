@@ -24,8 +24,6 @@ from recdistill.evaluate.metrics import HIGHER_IS_BETTER
 
 LEAST = 3
 """Trainings; of two, Student's t knows next to nothing."""
-SECTIONS = ("dataset", "student", "distill", "evaluate")
-"""What jobs must say alike, beside `teachers`."""
 
 
 def of_one_job(runs: list[FinishedRun]) -> list[FinishedRun]:
@@ -105,10 +103,13 @@ def _job(run: FinishedRun) -> tuple[Any, Any] | None:
     path = run.folder / "config.yaml"
     try:
         job = parse(path.read_text(encoding="utf-8"), str(path)).content
-        teachers = job["teachers"]
-        members = {name: dict(member) for name, member in teachers["members"].items()}
+        teachers, distill = dict(job["teachers"]), dict(job["distill"])
+        members = {name: dict(member) for name, member in teachers.pop("members").items()}
+        said = {"dataset": job["dataset"], "student": job["student"], "members": members}
         seeds = {name: member.pop("seed", None) for name, member in members.items()}
+        route = dict(teachers.pop("route"))
     except (OSError, UnicodeDecodeError, UserError, KeyError, TypeError, ValueError, AttributeError):
         return None
-    said = {name: job.get(name) for name in SECTIONS}
-    return {**said, "teachers": {**teachers, "members": members, "seed": None}}, seeds
+    for section, name in ((teachers, "seed"), (route, "curve"), (distill, "methods")):
+        section.pop(name, None)  # which methods there are, and which shares of answers, changes none of them
+    return {**said, "teachers": teachers, "route": route, "distill": distill}, seeds

@@ -19,9 +19,9 @@ from tests.evaluate.test_compare import write_run
 MEMBERS = {"foundation": {"kind": "dlrm", "seed": 0}, "expert": {"kind": "sklearn", "seed": 0}}
 JOB = {
     "dataset": {"split": {"by": "order", "seed": 0}},
-    "teachers": {"regime": "out_of_fold", "seed": 0, "members": MEMBERS},
+    "teachers": {"regime": "out_of_fold", "seed": 0, "route": {"keep": 0.5, "curve": []}, "members": MEMBERS},
     "student": {"compression": 38.0},
-    "distill": {"seeds": [0, 1, 2]},
+    "distill": {"seeds": [0, 1, 2], "methods": ["alone", "single", "diverse"]},
     "evaluate": {"seed": 0},
 }
 
@@ -90,6 +90,19 @@ def test_page_and_screen_tell_it(found) -> None:
     assert "run-0, run-1, run-2 are one job" in page and page.count("3 trainings, ") == 2
     titles = [table.title for table in comparison_tables(found)]
     assert "Over trainings of the teachers" in titles and any("Methods over trainings" in title for title in titles)
+
+
+def test_methods_and_shares_of_answers_may_differ(runs, found, tmp_path) -> None:
+    last = tmp_path / "last"
+    shutil.copytree(runs[2], last)
+    job = yaml.safe_load((last / "config.yaml").read_text())
+    job["teachers"]["route"]["curve"], job["distill"]["methods"] = [0.3], ["alone", "diverse"]
+    (last / "config.yaml").write_text(yaml.safe_dump(job))
+    report = json.loads((last / "report.json").read_text())
+    del report["models"]["single"], report["gap_recovered"]["single"]
+    (last / "report.json").write_text(json.dumps(report))
+    together = compare([*runs[:2], last])["trainings"]
+    assert together["models"] == {name: one for name, one in found["trainings"]["models"].items() if name != "single"}
 
 
 @pytest.mark.parametrize("change", ["job", "teachers", "copy", "no settings", "damaged", "two"])
