@@ -15,7 +15,7 @@ from recdistill.errors import UserError
 from recdistill.evaluate import gap as gaps
 from recdistill.evaluate.bootstrap import seed_draws, seed_stretch
 from recdistill.evaluate.gap import Estimate
-from recdistill.evaluate.metrics import HIGHER_IS_BETTER
+from recdistill.evaluate.metrics import HIGHER_IS_BETTER, Floats
 from recdistill.evaluate.predictions import Rows, read_logits, read_rows, scratch_array
 from recdistill.evaluate.reports import read_report
 from recdistill.evaluate.scoreboard import measure, resample
@@ -32,8 +32,9 @@ class FinishedRun:
     """Its test rows, where the folder still holds them."""
     estimates: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     """Per method and metric, higher being better: a mean over seeds, which is resampled over rows and seeds."""
-    as_trained: dict[str, dict[str, Estimate]] = field(default_factory=dict)
-    """The same, but resampled over rows alone; and the foundation's, where it answers every row."""
+    by_seed: dict[str, dict[str, tuple[Floats, Floats]]] = field(default_factory=dict)
+    """The same before it is a mean: the value of each seed, [seeds], and what it was in resamples of rows, [resamples,
+    seeds]. The foundation's, too, as of one seed, where it answers every row."""
 
     @property
     def seeds(self) -> list[int]:
@@ -100,7 +101,7 @@ def judge(run: FinishedRun, scratch: Path, settings: dict[str, Any], seed_of_see
             sign = 1 if higher else -1
             values = sign * np.array([measured[column].values[metric] for column in at])
             replicates = sign * drawn[metric][:, at]
-            run.as_trained.setdefault(name, {})[metric] = Estimate(float(values.mean()), replicates.mean(axis=1))
+            run.by_seed.setdefault(name, {})[metric] = values, replicates
             if name != foundation:
                 run.estimates.setdefault(name, {})[metric] = gaps.over_seeds(values, replicates, draws, stretch)
 

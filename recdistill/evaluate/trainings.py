@@ -1,9 +1,9 @@
 """Several runs of one job, each with teachers that were trained anew: what holds beyond one training of them.
 
 A report's intervals are about test rows and seeds of students, for the teachers that it has. Another training of the
-same teachers (`teachers.seed`) moves a method as much as methods differ. Here trainings are drawn as a report draws
-seeds: one fewer than there are, and their part is widened by Student's t. Seeds within a run are not drawn once more,
-for what they do is a part of what trainings differ by.
+same teachers (`teachers.seed`) moves a method as much as methods differ. Here both are drawn, trainings and seeds, each
+as a report draws seeds: one fewer than there are, and their part is widened by Student's t. A student that is of a
+training and a seed at once is in both parts: what these do together counts twice, which is on the careful side.
 """
 
 from __future__ import annotations
@@ -53,15 +53,23 @@ def trainings(runs: list[FinishedRun], settings: dict[str, Any]) -> dict[str, An
     if len(runs) < LEAST:
         return None
     confidence, foundation, label = settings["confidence"], runs[0].report["foundation"], f"{len(runs)} trainings"
-    draws = seed_draws(len(runs), settings["resamples"], settings["seed"])
-    stretch = seed_stretch(len(runs), confidence)
+    seeds = len(runs[0].seeds)
+    parts = [
+        (seed_draws(size, settings["resamples"], settings["seed"] + number), seed_stretch(size, confidence))
+        for number, size in enumerate((seeds, len(runs)))
+    ]
 
     def over(name: str, metric: str) -> Estimate:
-        said = [run.as_trained[name][metric] for run in runs]
-        replicates = np.stack([one.replicates for one in said], axis=1)
-        return gaps.over_seeds(np.array([one.value for one in said]), replicates, draws, stretch)
+        values, replicates = (np.stack(each) for each in zip(*(run.by_seed[name][metric] for run in runs), strict=True))
+        every = replicates.mean(axis=(0, 2))
+        moved = np.zeros_like(every)
+        for axis, (draws, stretch) in enumerate(parts):
+            if values.shape[1 - axis] > 1:
+                one = gaps.over_seeds(values.mean(axis), np.moveaxis(replicates, 1, 0).mean(axis + 1), draws, stretch)
+                moved += one.replicates - every
+        return Estimate(float(values.mean()), every + moved)
 
-    names = [name for name in runs[0].as_trained if all(name in run.as_trained for run in runs)]
+    names = [name for name in runs[0].by_seed if all(name in run.by_seed for run in runs)]
     told = {name: {metric: over(name, metric) for metric in HIGHER_IS_BETTER} for name in names}
     students = [name for name in names if name != foundation]
     accounts = {}
