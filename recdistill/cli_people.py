@@ -24,6 +24,8 @@ def register(app: typer.Typer) -> None:
     )(init)
     app.command(
         epilog="Examples: recdistill compare runs/monday runs/tuesday\n\nrecdistill compare runs/* --html nights.html"
+        "\n\nrecdistill compare runs/seed-*, of one job with --set teachers.seed=0, 1 and 2: what holds beyond "
+        "one training of its teachers"
     )(compare)
     app.command(
         epilog="Examples: recdistill track runs/demo --to sqlite:///runs/mlflow.db"
