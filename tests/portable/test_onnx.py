@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -271,14 +272,31 @@ def test_the_command(exported: Exported, tmp_path: Path, monkeypatch: pytest.Mon
     assert "uint64 [rows, any]" in out and "as in the log" in out
 
 
-def test_without_onnx_it_says_what_brings_it(
-    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    for name in [*sys.modules]:
-        if name.startswith("recdistill.portable."):
-            monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setattr(sys, "argv", ["recdistill", "onnx", str(exported.folder), "--out", str(tmp_path / "s.onnx")])
-    with pytest.raises(SystemExit, match="2"):
+@pytest.fixture
+def without(exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Runs the command as if a module were not there."""
+
+    def run(module: str) -> None:
+        for name in [*sys.modules]:
+            if name.startswith("recdistill.portable."):
+                monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, module, None)
+        out = str(tmp_path / "student.onnx")
+        monkeypatch.setattr(sys, "argv", ["recdistill", "onnx", str(exported.folder), "--out", out])
         cli.main()
+
+    return run
+
+
+def test_without_onnx_it_says_what_brings_it(without: Callable[[str], None], capsys: Any) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        without("onnxruntime")
     assert "pip install -e '.[onnx]'" in capsys.readouterr().err
+
+
+def test_another_module_that_is_missing_is_a_fault(without: Callable[[str], None], capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        without("recdistill.portable.graph")
+    said = capsys.readouterr().err
+    assert "a fault in recdistill (ModuleNotFoundError: import of recdistill.portable.graph" in said
+    assert "pip install" not in said
