@@ -6,13 +6,12 @@ order. Then one draw of rows serves both, and where their seeds are the same, on
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from recdistill.evaluate import gap as gaps
-from recdistill.evaluate.finished import FinishedRun, apart, judge, read_runs, record
+from recdistill.evaluate.finished import FinishedRun, apart, judge, pairs, read_runs, record
 from recdistill.evaluate.metrics import HIGHER_IS_BETTER
 from recdistill.evaluate.report import rounded
 from recdistill.evaluate.trainings import of_one_job, trainings
@@ -69,24 +68,18 @@ def _inside(run: FinishedRun, confidence: float) -> list[dict[str, Any]]:
     """Every two methods of a run; those that its report compares where its predictions are gone."""
     if not run.estimates:
         return [{"run": run.label, **pair} for pair in run.report["comparisons"]]
-    return [
-        {"run": run.label, "method": one, "against": other, **_differences(run, one, run, other, confidence)}
-        for other, one in itertools.combinations(run.estimates, 2)
-    ]
+    return pairs(run.label, run.estimates, confidence)
 
 
 def _between(first: FinishedRun, run: FinishedRun, confidence: float) -> list[dict[str, Any]]:
     """Each method of both runs."""
-    pairs = {"run": run.label, "against": first.label}
     return [
-        {**pairs, "method": method, **_differences(run, method, first, method, confidence)}
-        for method in run.estimates
-        if method in first.estimates
+        {
+            "run": run.label,
+            "against": first.label,
+            "method": name,
+            **{m: gaps.stat(run.estimates[name][m] - first.estimates[name][m], confidence) for m in HIGHER_IS_BETTER},
+        }
+        for name in run.estimates
+        if name in first.estimates
     ]
-
-
-def _differences(run: FinishedRun, method: str, other: FinishedRun, against: str, confidence: float) -> dict[str, Any]:
-    return {
-        metric: gaps.stat(run.estimates[method][metric] - other.estimates[against][metric], confidence)
-        for metric in HIGHER_IS_BETTER
-    }

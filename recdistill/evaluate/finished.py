@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,19 @@ def apart(first: FinishedRun, other: FinishedRun) -> str | None:
             name = {"example_id": "rows", "label": "labels", "weight": "weights"}[what]
             return f"they were judged on other {name}, so they stand side by side without a paired test"
     return None
+
+
+def pairs(label: str, estimates: Mapping[str, dict[str, Estimate]], confidence: float) -> list[dict[str, Any]]:
+    """Paired differences of every two methods, of which higher is better."""
+    return [
+        {
+            "run": label,
+            "method": one,
+            "against": other,
+            **{m: gaps.stat(estimates[one][m] - estimates[other][m], confidence) for m in HIGHER_IS_BETTER},
+        }
+        for other, one in itertools.combinations(estimates, 2)
+    ]
 
 
 def record(label: str, folder: Path, report: dict[str, Any]) -> dict[str, Any]:

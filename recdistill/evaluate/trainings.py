@@ -8,7 +8,6 @@ training and a seed at once is in both parts: what these do together counts twic
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from recdistill.config.yaml12 import parse
 from recdistill.errors import UserError
 from recdistill.evaluate import gap as gaps
 from recdistill.evaluate.bootstrap import seed_draws, seed_stretch
-from recdistill.evaluate.finished import FinishedRun
+from recdistill.evaluate.finished import FinishedRun, pairs
 from recdistill.evaluate.gap import Estimate
 from recdistill.evaluate.lineup import ALONE
 from recdistill.evaluate.metrics import HIGHER_IS_BETTER
@@ -88,21 +87,12 @@ def trainings(runs: list[FinishedRun], settings: dict[str, Any]) -> dict[str, An
             **{metric: gaps.stat(one, confidence) for metric, one in signed.items()},
             "gap_recovered": None if name in (foundation, ALONE) else shares,
         }
-    pairs = [
-        {
-            "run": label,
-            "method": one,
-            "against": other,
-            **{metric: gaps.stat(told[one][metric] - told[other][metric], confidence) for metric in HIGHER_IS_BETTER},
-        }
-        for other, one in itertools.combinations(students, 2)
-    ]
     return {
         "label": label,
         "runs": [run.label for run in runs],
         "gap": {metric: found["gap"] for metric, found in accounts.items()},
         "models": models,
-        "pairs": pairs,
+        "pairs": pairs(label, {name: told[name] for name in students}, confidence),
     }
 
 

@@ -132,7 +132,8 @@ def by_day(job: Job) -> dict[str, list[Source]]:
 def teaching(job: Job) -> str:
     """Fingerprint of all that a teacher depends on but the days: another one means teachers of its own."""
     section = job.dataset.model_dump(mode="json", exclude={"log": {"paths"}, "split": True})
-    return fingerprint([section, job.teachers.model_dump(mode="json", exclude={"seed"})])
+    teachers = job.teachers.model_dump(mode="json", exclude={"seed"})  # members have it
+    return fingerprint([section, teachers])
 
 
 def plan(job: Job, day: str, service: Path) -> Plan:
