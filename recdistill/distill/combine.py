@@ -1,30 +1,36 @@
-"""One calibrated logit of what several teachers say: the committee's word, and how far it moves without one of them.
+"""One calibrated logit of what several teachers say: the committee's word.
 
-    c = slope * sum_i p_i t_i + intercept
+    c = slope_a * sum_i p_i t_i + intercept_a
 
-over those who answered; t_i are calibrated logits. A mean of calibrated logits is not calibrated: each teacher shrinks
-its own for what it does not know, and together they know more (slopes of 1.1 to 1.4 were measured, and students of an
-uncalibrated mean are as careful as it is). Slope and intercept are Platt scaling's. All is learned from labelled rows
-that no teacher has learned from, before a student learns anything: validation rows, and where teachers score days that
-came after those that they learned from, as many of these. Whom to believe differs from one day to the next, and what
-one day tells is no better than the plain mean on the next one (Globo, in tests/benchmarks/LEDGER.md).
+over those who answered, and of nobody's answers the base rate; t_i are calibrated logits. A mean of calibrated logits
+is not calibrated: each teacher shrinks its own for what it does not know, and together they know more (slopes of 1.1 to
+1.4 were measured, and students of an uncalibrated mean are as careful as it is). Slope and intercept are Platt
+scaling's, and linear in a, which says who is absent, and which two: what one teacher says is not to be made as bold as
+what many do, and of two that say the same one may go.
+
+All is learned from labelled rows that no teacher has learned from, before a student learns anything: validation rows,
+and where teachers score days that came after those that they learned from, as many of these. Whom to believe differs
+from one day to the next, and what one day tells is no better than the plain mean on the next one (Globo, in
+tests/benchmarks/LEDGER.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from recdistill.distill.losses import masked_softmax, soft_click_loss
-from recdistill.teachers.calibration import calibrate
+from recdistill.teachers.calibration import calibrate, calibrate_among
 
 LEARNED, PATIENCE, BATCH, RATE = 40, 4, 1024, 3e-3
 """Of the gate: epochs at most, epochs without a gain before it stops, rows a step, and Adam's rate."""
 LEAST = 1e-4
 """Importances below it are taken for it."""
+RARE = 1e-6
+"""Base rates below it, and as near to 1, are taken for it."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +66,17 @@ class Average(nn.Module):
 
     slope: Tensor
     intercept: Tensor
+    absent: Tensor
+    """By how much both are others for whom and for which two are absent, float32 [2, n (n + 1) / 2]."""
+    base: Tensor
+    """The logit of the base rate."""
 
-    def __init__(self) -> None:
+    def __init__(self, teachers: int) -> None:
         super().__init__()
         self.register_buffer("slope", torch.ones(()))
         self.register_buffer("intercept", torch.zeros(()))
+        self.register_buffer("absent", torch.zeros(2, teachers * (teachers + 1) // 2))
+        self.register_buffer("base", torch.zeros(()))
 
     def weights(self, logit: Tensor, present: Tensor, importance: Tensor) -> Tensor:
         """p, float32 [B, n]; rows sum to 1, or to 0 where nobody answered."""
@@ -74,17 +86,25 @@ class Average(nn.Module):
     def forward(self, logit: Tensor, present: Tensor, importance: Tensor) -> tuple[Tensor, Tensor]:
         """The word, float32 [B], and p, of logits where `present`; `importance` is a router's; all [B, n]."""
         weights = self.weights(logit, present, importance)
-        return self.slope * (weights * logit).sum(1) + self.intercept, weights
+        less, more = self.absent @ _absent(present).to(logit.dtype).T
+        word = (self.slope + less) * (weights * logit).sum(1) + self.intercept + more
+        return torch.where(present.any(1), word, self.base), weights
 
     @torch.no_grad()
     def fit(self, rows: Heard) -> None:
         """Learns all that there is to learn."""
         self._learn(rows)
-        heard, mean = rows.present.any(1), self._mean(rows)
-        heard = heard if heard.any() else ~heard  # of nobody's answers the base rate is what is left
-        slope, intercept = calibrate(*(values[heard].numpy() for values in (mean, rows.label, rows.weight)))
+        self.base.copy_(((rows.weight * rows.label).sum() / rows.weight.sum()).logit(RARE))
+        heard = rows.take(rows.present.any(1).nonzero().squeeze(1))
+        mean, label, weight = (value.numpy() for value in (self._mean(heard), heard.label, heard.weight))
+        slope, intercept = calibrate(mean, label, weight)
+        gone, absent = _absent(heard.present).numpy(), np.zeros(self.absent.shape)
+        some = gone.any(0) & ~gone.all(0)
+        if some.any():
+            slope, intercept, absent[:, some] = calibrate_among(mean, gone[:, some], label, weight)
         self.slope.fill_(slope)
         self.intercept.fill_(intercept)
+        self.absent.copy_(torch.from_numpy(absent))
 
     def of(self, rows: Heard) -> Tensor:
         """The word about rows, float32 [N]."""
@@ -97,6 +117,12 @@ class Average(nn.Module):
         return (self.weights(rows.logit, rows.present, rows.importance) * rows.logit).sum(1)
 
 
+def _absent(present: Tensor) -> Tensor:
+    """Which teachers are absent, and of which two both, bool [N, n (n + 1) / 2]."""
+    gone, pairs = ~present, torch.combinations(torch.arange(present.shape[1], device=present.device))
+    return torch.cat([gone, gone[:, pairs].all(2)], dim=1)
+
+
 class Gate(Average):
     """Weights that hear what was said: p = softmax_i(log r_i + G(t)_i) among those who answered.
 
@@ -105,7 +131,7 @@ class Gate(Average):
     """
 
     def __init__(self, teachers: int, width: int) -> None:
-        super().__init__()
+        super().__init__(teachers)
         last = nn.Linear(width, teachers)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -157,44 +183,3 @@ def fitted(width: int, seed: int, rows: Heard) -> Gate:
         gate = Gate(rows.logit.shape[1], width)
     gate.fit(rows)
     return gate
-
-
-def gates(rows: Heard, gate: Callable[[Heard], Gate]) -> list[Gate]:
-    """What `gate` learns of rows with all teachers, and then without each: it puts the others together anew."""
-    return [gate(rows), *(gate(rows.without(teacher)) for teacher in range(rows.logit.shape[1]))]
-
-
-def words(rows: Heard, gates: list[Gate]) -> tuple[Tensor, Tensor]:
-    """What `gates` make of rows: the word, float32 [N], and without each teacher, [N, n]."""
-    without = [gate.of(rows.without(teacher)) for teacher, gate in enumerate(gates[1:])]
-    return gates[0].of(rows), torch.stack(without, dim=1)
-
-
-def missed(present: Tensor, word: Tensor, without: Tensor) -> Tensor:
-    """How far the word moves without each teacher, in nats, float32 [N, n]; 0 where one is not present."""
-    return divergence(word[:, None], without) * present
-
-
-def worth(rows: Heard, word: Tensor, without: Tensor) -> list[tuple[float, float]]:
-    """By how much NE of the word is worse without each teacher, and the standard error of that.
-
-    On every second row, of which no gate has learned its weights. Empty where its labels are all equal.
-    """
-    label, weight = rows.label[1::2].double(), rows.weight[1::2].double()
-    total = weight.sum()
-    rate = (weight * label).sum() / total
-    if not 0 < rate < 1:
-        return []
-    said = torch.cat([word[:, None], without], dim=1)[1::2].double()
-    loss = nn.functional.binary_cross_entropy_with_logits(said, label[:, None].expand_as(said), reduction="none")
-    worse = (loss[:, 1:] - loss[:, :1]) / -(torch.special.xlogy(rate, rate) + torch.special.xlogy(1 - rate, 1 - rate))
-    mean = (weight[:, None] * worse).sum(0) / total
-    error = (weight[:, None] * (worse - mean)).square().sum(0).sqrt() / total
-    return list(zip(mean.tolist(), error.tolist(), strict=True))
-
-
-def divergence(whole: Tensor, without: Tensor) -> Tensor:
-    """KL(sigmoid(whole) | sigmoid(without)), float32 [N], never negative."""
-    p = whole.sigmoid()
-    yes, no = (nn.functional.logsigmoid(s * whole) - nn.functional.logsigmoid(s * without) for s in (1, -1))
-    return (p * yes + (1 - p) * no).clamp_min(0)

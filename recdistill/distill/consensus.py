@@ -57,7 +57,7 @@ class Mean(Consensus):
     """All teachers alike: the mean of the committee's logits as the one soft label."""
 
     def __init__(self, members: list[Member], hidden: int) -> None:
-        super().__init__(members, hidden, Average())
+        super().__init__(members, hidden, Average(len(members)))
 
     def forward(self, hidden: Tensor, logit: Tensor, head: nn.Linear, batch: Batch) -> Tensor:
         """Cross-entropy against the committee's word."""

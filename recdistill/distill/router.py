@@ -4,9 +4,9 @@ A router is a student of the job's own shape with a second head. There are two:
 
     importance  r = softmax(W h + b) over those who know the row's domain: who is right. It learns that
                 slope * sum r_i t_i + intercept predicts clicks (t_i: calibrated logits).
-    missed      m_i = exp(W h + b), in nats: KL(c | c without i), how far the committee's word c would move without
-                teacher i, if it were put together anew from the others. It learns by Poisson regression, as m is
-                never negative and mostly small.
+    missed      m_i = exp(W h + b), in nats: how much further the committee's word c would move, as KL(c | c without),
+                if teacher i were left out, too, after all that are missed less (`distill.left_out`). It learns by
+                Poisson regression, as m is never negative and mostly small.
 
 Importance weighs answers (`distill.combine`) and is what the report shows. Whether an answer is worth its cost is
 another question: whoever counts little may still tell by his answer whom to believe, and where all agree nobody is
@@ -19,6 +19,9 @@ missed is learned of recombined rows too, where there are such: no label is need
 the log, which is why students learn from them. Some are answered by all teachers for that (`asked.RECOMBINED`), and
 are heard whole. Every second row is kept back to tell when to stop, and whether a router is better than a constant for
 each teacher; where it is not, it is that.
+
+These rows are few, and tell little about any one user or item. Clicks of training rows do, and need no teacher: both
+routers begin at a student that has learned these alone, or at an earlier night's router.
 """
 
 from __future__ import annotations
@@ -154,7 +157,7 @@ def train_router(
 ) -> R:
     """The router at its best check, trained in `out/training`; what `build` made, as a constant, where that is better.
 
-    `begin` fills a new one with what an earlier night's, of the same `name`, knew.
+    `begin` fills a new one, called `name`, with what is known beforehand.
     """
     learn = [batch.take(torch.arange(0, len(batch), 2)) for batch in rows]
     judge = [batch.take(torch.arange(1, len(batch), 2)) for batch in rows]
@@ -173,4 +176,7 @@ def train_router(
     steps = sum(-(-len(batch) // settings.batch_size) for batch in learn)
     fit(router, epoch, steps, lambda it: it.judge(judge), settings, work, seed, f"route {name}", measure=router.measure)
     found = load_best(again(), work)
-    return found if found.judge(judge) < constant.judge(judge) else constant
+    if found.judge(judge) < constant.judge(judge):
+        return found
+    constant.student = found.student  # a constant does not look at it, but the next night's router begins at it
+    return constant

@@ -17,9 +17,11 @@ from recdistill.clicklog.schema import SPLITS, Dataset, Part, SplitName
 from recdistill.config.models import Train
 from recdistill.distill.asked import Committee, answered, asked_anyway
 from recdistill.distill.combine import LEAST as LEAST_IMPORTANT
-from recdistill.distill.combine import Heard, fitted, gates, missed, words, worth
+from recdistill.distill.combine import Heard, fitted
+from recdistill.distill.left_out import missed, thinned, worth
 from recdistill.distill.mixture import mixture
 from recdistill.distill.router import Importance, Missed, Router, train_router
+from recdistill.distill.train import train_alone
 from recdistill.distill.warm import Start, begin_at
 from recdistill.files import read_json, write_json
 from recdistill.models.frozen import WEIGHTS, save_model
@@ -138,26 +140,29 @@ def train_routers(
 ) -> Routers:
     """Both routers, trained in `out` on rows with what was `said` and who `knows` them.
 
-    Who is right is learned of `rows`, who would be missed of `recombined` ones too, for that takes no label. `start` is
-    the folder of an earlier night's, where these begin.
+    Who is right is learned of `rows`, who would be missed of `recombined` ones too, for that takes no label. They begin
+    at an earlier night's, of which `start` is the folder, or at a student alone.
     """
+    dataset, before = Dataset(committee.dataset), starts(start)
     said, knows, label, weight = _columns(rows)
-    known, before = mixture(said, knows, label, weight), starts(start)
+    known = mixture(said, knows, label, weight)
+    alone = None if before else train_alone(dataset, shape, settings, seed, "route alone", out / "alone")
 
     def begin(router: Router, name: str) -> None:
-        if name in before:
-            begin_at(router, router.student, before[name], Dataset(committee.dataset))
+        if alone is not None:
+            router.student.load_state_dict(alone.state_dict())
+        else:
+            begin_at(router, router.student, before[name], dataset)
 
     importance = train_router(
         "importance", lambda: Importance(shape, known), begin, rows, settings, seed, out / "importance"
     )
     heard = _heard(importance, rows)
-    learned = gates(heard, partial(fitted, WIDTH, seed))
-    word, without = words(heard, learned)
-    rows = _missing(rows, missed(knows, word, without))
+    fit = partial(fitted, WIDTH, seed)
+    gate, askable = fit(thinned(heard, seed)), len(committee.asked)
+    rows = _missing(rows, missed(heard, gate, askable))
     if recombined:
-        more = _heard(importance, recombined)
-        rows += _missing(recombined, missed(more.present, *words(more, learned)))
+        rows += _missing(recombined, missed(_heard(importance, recombined), gate, askable))
     wanted = torch.cat([batch.extra["missed"] for batch in rows])
     told = torch.cat([batch.extra["knows"] * batch.weight[:, None] for batch in rows])
     usual = ((told * wanted).sum(0) / told.sum(0).clamp_min(1e-9)).clamp_min(LEAST)
@@ -165,7 +170,7 @@ def train_routers(
     if ranks.leads():
         save_model(importance.student, out / "importance")
         save_model(wanting.student, out / "missed")
-        of_each = dict(zip(committee.names, worth(heard, word, without), strict=False))
+        of_each = dict(zip(committee.names, worth(heard, fit), strict=False))
         write_json(out / WORTH, {"rows": len(label[1::2]), "teachers": of_each})
     return Routers(committee, importance, wanting)
 

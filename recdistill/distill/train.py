@@ -17,6 +17,7 @@ from recdistill.clicklog.batches import Batch, Columns, Rows, batches, in_turn
 from recdistill.clicklog.schema import Dataset, SplitName
 from recdistill.config.job import Distill
 from recdistill.config.job import Method as MethodName
+from recdistill.config.models import Train
 from recdistill.distill.aligner import QAAligner
 from recdistill.distill.committee import Member
 from recdistill.distill.consensus import Consensus, Mean
@@ -221,6 +222,12 @@ def train_student(
     if any(not torch.equal(a, b) for a, b in zip(before, _frozen(members), strict=True)):
         raise RuntimeError(f"{label}: a frozen teacher was changed by the training of a student")
     return best, position
+
+
+def train_alone(dataset: Dataset, shape: Shape, settings: Train, seed: int, label: str, out: Path) -> DLRM:
+    """A student that has learned the clicks of training rows, and nothing from teachers, at its best check."""
+    opened = Opened(Asked(dataset, [], "train", None), None, [], ())
+    return train_student(opened, shape, "alone", seed, Distill(train=settings), label, out)[0].student
 
 
 @torch.no_grad()

@@ -15,6 +15,9 @@ from recdistill.teachers.protocol import SCORING_BATCH
 SAMPLE_ROWS = 1 << 16
 """Rows of a sample: validation rows that calibrate a version and align its embedding, for example."""
 
+ABSENT = 100.0
+"""The variance that what an absence changes is given beforehand."""
+
 
 def sample(
     dataset: Dataset, rows: Rows, features: list[str] | None, view: Columns | None, most: float = 1.0
@@ -47,6 +50,23 @@ def calibrate(logit: np.ndarray, label: np.ndarray, weight: np.ndarray) -> tuple
         return 1.0, 0.0
     fitted = LogisticRegression(C=np.inf).fit(logit[:, None], label, sample_weight=weight)
     return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+
+
+def calibrate_among(
+    logit: np.ndarray, absent: np.ndarray, label: np.ndarray, weight: np.ndarray
+) -> tuple[float, float, np.ndarray]:
+    """The same where some are `absent`, bool [N, n], for whom both are others.
+
+    Returns:
+        Slope and intercept where nobody is, and what is added to both for each who is, [2, n]. These are drawn a little
+        to 0. (1, 0) and zeros where the labels are all equal.
+    """
+    count = absent.shape[1]
+    if len(np.unique(label)) < 2:
+        return 1.0, 0.0, np.zeros((2, count))
+    told = np.column_stack([logit, absent * logit[:, None], absent])
+    fitted = LogisticRegression(C=ABSENT, max_iter=1000).fit(told, label, sample_weight=weight)
+    return float(fitted.coef_[0, 0]), float(fitted.intercept_[0]), fitted.coef_[0, 1:].reshape(2, count)
 
 
 def alignment(source: np.ndarray, target: np.ndarray) -> np.ndarray:

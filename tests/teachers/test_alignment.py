@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recdistill.teachers.calibration import alignment, calibrate
+from recdistill.teachers.calibration import alignment, calibrate, calibrate_among
 
 
 @settings(deadline=None, max_examples=20)
@@ -38,3 +38,17 @@ def test_calibration_recovers_slope_and_intercept() -> None:
     twice = np.concatenate([logit, logit[:50_000]]), np.concatenate([label, label[:50_000]])
     assert calibrate(logit, label, weight) == pytest.approx(calibrate(*twice, np.ones(150_000)), abs=1e-3)
     assert calibrate(logit, np.ones_like(label), weight) == (1.0, 0.0)
+
+
+def test_calibration_among_absences_gives_each_its_own() -> None:
+    """Slopes of 1, 0.6 and 0.3 and intercepts of 0, -0.5 and -0.5 where nobody, the first and both are absent."""
+    rng = np.random.default_rng(0)
+    logit = rng.normal(0, 2, 200_000)
+    absent = np.array([[False, False], [True, False], [True, True]])[rng.integers(3, size=len(logit))]
+    slope, intercept = 1 - absent @ [0.4, 0.3], absent @ [-0.5, 0.0]
+    label = (rng.random(len(logit)) < 1 / (1 + np.exp(-(slope * logit + intercept)))).astype(np.float32)
+    whole, level, less = calibrate_among(logit, absent, label, np.ones(len(logit)))
+    assert (whole, level) == (pytest.approx(1, abs=0.03), pytest.approx(0, abs=0.03))
+    np.testing.assert_allclose(less, [[-0.4, -0.3], [-0.5, 0]], atol=0.05)
+    whole, level, less = calibrate_among(logit, absent, np.ones_like(label), np.ones(len(logit)))
+    assert (whole, level) == (1.0, 0.0) and not less.any()
