@@ -22,6 +22,8 @@ from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from threadpoolctl import threadpool_limits
+
 from recdistill.errors import GO_ON, UserError, sentence_of
 from recdistill.progress import Progress, Relay, installed, silent
 
@@ -122,7 +124,10 @@ def memory() -> int:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread for torch, whether it is imported already or will be inside."""
+    """One thread for torch, whether it is imported already or will be inside, and for numpy's matrices.
+
+    A product of matrices differs in its last digits by how many threads share it.
+    """
     kept = {name: os.environ.get(name) for name in ONE_THREAD}
     torch = sys.modules.get("torch")
     threads = torch.get_num_threads() if torch else 0
@@ -130,7 +135,8 @@ def one_thread() -> Iterator[None]:
     if torch:
         torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1, user_api="blas"):
+            yield
     finally:
         if torch:
             torch.set_num_threads(threads)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from recdistill.errors import UserError
 from recdistill.parallel import UnitError, map_units
@@ -35,10 +36,13 @@ def square(x: int) -> int:
     return x * x
 
 
-def whereabouts() -> tuple[int, int, str]:
+def whereabouts() -> tuple[int, set[int], str]:
+    """The process, how many threads torch and numpy's matrices have there, and how they wait."""
+    import numpy  # noqa: F401
     import torch
 
-    return os.getpid(), torch.get_num_threads(), os.environ["OMP_WAIT_POLICY"]
+    blas = {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+    return os.getpid(), {torch.get_num_threads(), *blas}, os.environ.get("OMP_WAIT_POLICY", "")
 
 
 def report(name: str) -> None:
@@ -87,11 +91,13 @@ def test_every_unit_has_one_thread(workers: int) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        found = map_units(whereabouts, [("a", ()), ("b", ())], workers)
-        assert torch.get_num_threads() == 2
+        with threadpool_limits(2, user_api="blas"):
+            before = whereabouts()
+            found = map_units(whereabouts, [("a", ()), ("b", ())], workers)
+            assert whereabouts() == before and before[1] == {2}
     finally:
         torch.set_num_threads(threads)
-    assert {(count, policy) for _, count, policy in found} == {(1, "PASSIVE")}
+    assert all(threads == {1} and policy == "PASSIVE" for _, threads, policy in found)
     assert ({os.getpid()} == {process for process, _, _ in found}) == (workers == 1)
 
 
