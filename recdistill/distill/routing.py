@@ -167,10 +167,10 @@ def train_routers(
     told = torch.cat([batch.extra["knows"] * batch.weight[:, None] for batch in rows])
     usual = ((told * wanted).sum(0) / told.sum(0).clamp_min(1e-9)).clamp_min(LEAST)
     wanting = train_router("missed", lambda: Missed(shape, usual), begin, rows, settings, seed, out / "missed")
+    of_each = dict(zip(committee.names, worth(heard, fit), strict=False))  # by all ranks: gates are fitted together
     if ranks.leads():
         save_model(importance.student, out / "importance")
         save_model(wanting.student, out / "missed")
-        of_each = dict(zip(committee.names, worth(heard, fit), strict=False))
         write_json(out / WORTH, {"rows": len(label[1::2]), "teachers": of_each})
     return Routers(committee, importance, wanting)
 
