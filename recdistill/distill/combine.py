@@ -97,11 +97,12 @@ class Average(nn.Module):
         self.base.copy_(((rows.weight * rows.label).sum() / rows.weight.sum()).logit(RARE))
         heard = rows.take(rows.present.any(1).nonzero().squeeze(1))
         mean, label, weight = (value.numpy() for value in (self._mean(heard), heard.label, heard.weight))
-        slope, intercept = calibrate(mean, label, weight)
         gone, absent = _absent(heard.present).numpy(), np.zeros(self.absent.shape)
         some = gone.any(0) & ~gone.all(0)
         if some.any():
             slope, intercept, absent[:, some] = calibrate_among(mean, gone[:, some], label, weight)
+        else:
+            slope, intercept = calibrate(mean, label, weight)
         self.slope.fill_(slope)
         self.intercept.fill_(intercept)
         self.absent.copy_(torch.from_numpy(absent))
