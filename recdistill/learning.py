@@ -19,7 +19,7 @@ from recdistill.distill.work import best_of, candidates, distill_unit
 from recdistill.files import read_json
 from recdistill.judged import account
 from recdistill.models.shape import Shape
-from recdistill.models.size import solve
+from recdistill.models.size import left_out, solve
 from recdistill.runs import Unit
 from recdistill.teachers.routes import Routed
 from recdistill.teachers.shards import TeacherCache
@@ -69,8 +69,12 @@ class Learning(Teaching):
 
     def _called(self, shape: Shape) -> str:
         """A shape's trial among others."""
-        several = len(set(self.job.student.unknowns)) > 1
-        return f"dim-{shape.dim}-unknown-{shape.unknown:g}" if several else f"dim-{shape.dim}"
+        student, parts = self.job.student, [f"dim-{shape.dim}"]
+        if len(set(student.unknowns)) > 1:
+            parts.append(f"unknown-{shape.unknown:g}")
+        if gone := left_out(student, shape):
+            parts.append(f"without-{student.without.index(gone) + 1}")
+        return "-".join(parts)
 
     @cached_property
     def shapes(self) -> dict[Method, Shape]:

@@ -179,12 +179,13 @@ class Job(Section):
     @model_validator(mode="after")
     def _features_exist(self) -> Job:
         known = self.dataset.features
-        asked = [("student", self.student.features)]
-        asked += [
+        models = [("student", self.student.features)]
+        models += [
             (f"teachers.members.{name}", member.features)
             for name, member in self.teachers.members.items()
             if not isinstance(member, FileTeacher)
         ]
+        asked = [*models, *(("student.without", names) for names in self.student.without)]
         asked.append(("evaluate.slices", self.evaluate.slices))
         asked.append(("service.gates.drifting", self.service.gates.drifting))
         asked.append(("launch.row_wise", self.launch.row_wise))
@@ -195,11 +196,10 @@ class Job(Section):
             for name in names or []:
                 if name not in known and len(problems) < MOST_TOLD:
                     problems.append(f"{where}: no feature {name!r} in dataset.features{nearest(name, known)}")
-            if (
-                names
-                and where.startswith(("student", "teachers"))
-                and all(isinstance(known.get(name), Dense) for name in names)
-            ):
+        whole = self.student.features or list(known)
+        models += [("student.without", [n for n in whole if n not in names]) for names in self.student.without]
+        for where, names in models:
+            if names is not None and all(isinstance(known.get(name), Dense) for name in names):
                 problems.append(f"{where}: needs at least one feature that is not dense")
         for name in self.launch.row_wise:
             feature = known.get(name)

@@ -231,10 +231,29 @@ class Student(Architecture):
     bottom: list[Width] = []
     features: list[str] | None = None
     """What the student sees; every feature when absent."""
+    without: list[list[str]] = []
+    """Sets of features to try to leave out, where there is no row for every id with all of them: chosen with the
+    dimension. What follows from an id, such as a zip code from its user, says little beside that id's own row, and
+    takes rows from it."""
 
     @model_validator(mode="before")
     @classmethod
     def _spell_out(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("features") is not None:
-            return {**value, "features": expand(value["features"])}
+        match value:
+            case {"features": names} if names is not None:
+                value = {**value, "features": expand(names)}
+        match value:
+            case {"without": list(sets)}:
+                value = {**value, "without": [expand(names) for names in sets]}
         return value
+
+    @model_validator(mode="after")
+    def _without_its_own(self) -> Student:
+        for names in self.without:
+            strange = [name for name in names if self.features is not None and name not in self.features]
+            if strange:
+                raise ValueError(f"`without` names {strange[0]!r}, which is none of the student's `features`")
+        sets = [frozenset(names) for names in self.without]
+        if not all(sets) or len(set(sets)) < len(sets):
+            raise ValueError("expected sets of features in `without`, none of them empty, and none of them twice")
+        return self

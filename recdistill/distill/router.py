@@ -20,14 +20,16 @@ the log, which is why students learn from them. Some are answered by all teacher
 are heard whole. Every second row is kept back to tell when to stop, and whether a router is better than a constant for
 each teacher; where it is not, it is that.
 
-These rows are few, and tell little about any one user or item. Clicks of training rows do, and need no teacher: both
-routers begin at a student that has learned these alone, or at an earlier night's router.
+These rows are few, and tell little about any one user or item. Clicks of training rows do, and need no teacher. What
+they tell may be the wrong thing, though: where teachers err is not where clicks are. So each router is trained twice,
+from a student that has learned the clicks alone and from random numbers, and what does better on the rows that are
+kept back is kept; after an earlier night it is trained once, from that night's.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -35,11 +37,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recdistill import ranks
 from recdistill.clicklog.batches import Batch
 from recdistill.config.models import Train
 from recdistill.distill.losses import masked_softmax, soft_click_loss
 from recdistill.distill.mixture import Mixture
 from recdistill.models.dlrm import DLRM
+from recdistill.models.frozen import save_model
 from recdistill.models.shape import Shape
 from recdistill.models.task import Task, click_loss, normalised_entropy, weight_of_all
 from recdistill.models.trainer import fit, load_best
@@ -149,18 +153,20 @@ R = TypeVar("R", Importance, Missed)
 def train_router(
     name: str,
     build: Callable[[], R],
-    begin: Callable[[R, str], None],
+    begins: Mapping[str, Callable[[R], None]],
     rows: list[Batch],
     settings: Train,
     seed: int,
     out: Path,
 ) -> R:
-    """The router at its best check, trained in `out/training`; what `build` made, as a constant, where that is better.
+    """The best of routers that begin at one of `begins` each; what `build` made, as a constant, where that is better.
 
-    `begin` fills a new one, called `name`, with what is known beforehand.
+    Each of `begins` fills a new one with what is known beforehand. Its training is in the folder of its name in `out`,
+    and so is the student of the best, for a later night's router.
     """
     learn = [batch.take(torch.arange(0, len(batch), 2)) for batch in rows]
     judge = [batch.take(torch.arange(1, len(batch), 2)) for batch in rows]
+    steps = sum(-(-len(batch) // settings.batch_size) for batch in learn)
 
     def again() -> R:
         torch.manual_seed(seed)
@@ -171,12 +177,17 @@ def train_router(
             order = torch.from_numpy(generator.permutation(len(learn[at])))
             yield from (learn[at].take(index) for index in order.split(settings.batch_size))
 
-    router, constant, work = again(), again().constant(), out / "training"
-    begin(router, name)
-    steps = sum(-(-len(batch) // settings.batch_size) for batch in learn)
-    fit(router, epoch, steps, lambda it: it.judge(judge), settings, work, seed, f"route {name}", measure=router.measure)
-    found = load_best(again(), work)
-    if found.judge(judge) < constant.judge(judge):
-        return found
-    constant.student = found.student  # a constant does not look at it, but the next night's router begins at it
+    def from_(place: str) -> R:
+        router, work, label = again(), out / place / "training", f"route {name} from {place}"
+        begins[place](router)
+        fit(router, epoch, steps, lambda it: it.judge(judge), settings, work, seed, label, measure=router.measure)
+        return load_best(again(), work)
+
+    found, constant = {place: from_(place) for place in begins}, again().constant()
+    wrong = {place: router.judge(judge) for place, router in found.items()}
+    best = min(wrong, key=wrong.__getitem__)
+    if ranks.leads():
+        save_model(found[best].student, out / best)
+    if wrong[best] < constant.judge(judge):
+        return found[best]
     return constant

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,11 +21,11 @@ from recdistill.distill.combine import LEAST as LEAST_IMPORTANT
 from recdistill.distill.combine import Heard, fitted
 from recdistill.distill.left_out import missed, thinned, worth
 from recdistill.distill.mixture import mixture
-from recdistill.distill.router import Importance, Missed, Router, train_router
+from recdistill.distill.router import Importance, Missed, R, train_router
 from recdistill.distill.train import train_alone
 from recdistill.distill.warm import Start, begin_at
 from recdistill.files import read_json, write_json
-from recdistill.models.frozen import WEIGHTS, save_model
+from recdistill.models.frozen import WEIGHTS
 from recdistill.models.shape import Shape
 from recdistill.models.sharding import device
 from recdistill.teachers.protocol import SCORING_BATCH
@@ -66,9 +67,10 @@ def route(
 
 def starts(start: Start | None) -> dict[str, Start]:
     """Where each router begins, of an earlier night's folder; nowhere if another version of recdistill made that."""
-    if start is None or not all((start.folder / name / WEIGHTS).exists() for name in ROUTERS):
+    found = {} if start is None else {name: [*(start.folder / name).glob(f"*/{WEIGHTS}")] for name in ROUTERS}
+    if start is None or not all(found.values()):
         return {}
-    return {name: replace(start, folder=start.folder / name) for name in ROUTERS}
+    return {name: replace(start, folder=weights.parent) for name, (weights,) in found.items()}
 
 
 def worth_of(folder: Path) -> dict[str, Any] | None:
@@ -141,22 +143,25 @@ def train_routers(
     """Both routers, trained in `out` on rows with what was `said` and who `knows` them.
 
     Who is right is learned of `rows`, who would be missed of `recombined` ones too, for that takes no label. They begin
-    at an earlier night's, of which `start` is the folder, or at a student alone.
+    at an earlier night's, of which `start` is the folder, or where is better of a student alone and random numbers.
     """
     dataset, before = Dataset(committee.dataset), starts(start)
     said, knows, label, weight = _columns(rows)
     known = mixture(said, knows, label, weight)
     alone = None if before else train_alone(dataset, shape, settings, seed, "route alone", out / "alone")
 
-    def begin(router: Router, name: str) -> None:
-        if alone is not None:
-            router.student.load_state_dict(alone.state_dict())
-        else:
-            begin_at(router, router.student, before[name], dataset)
+    def train(name: str, build: Callable[[], R]) -> R:
+        def begin(place: str, router: R) -> None:
+            if alone is None:
+                begin_at(router, router.student, before[name], dataset)
+            elif place == "alone":
+                router.student.load_state_dict(alone.state_dict())
 
-    importance = train_router(
-        "importance", lambda: Importance(shape, known), begin, rows, settings, seed, out / "importance"
-    )
+        places = ("before",) if alone is None else ("alone", "random")
+        begins = {place: partial(begin, place) for place in places}
+        return train_router(name, build, begins, rows, settings, seed, out / name)
+
+    importance = train("importance", lambda: Importance(shape, known))
     heard = _heard(importance, rows)
     fit = partial(fitted, WIDTH, seed)
     gate, askable = fit(thinned(heard, seed)), len(committee.asked)
@@ -166,11 +171,9 @@ def train_routers(
     wanted = torch.cat([batch.extra["missed"] for batch in rows])
     told = torch.cat([batch.extra["knows"] * batch.weight[:, None] for batch in rows])
     usual = ((told * wanted).sum(0) / told.sum(0).clamp_min(1e-9)).clamp_min(LEAST)
-    wanting = train_router("missed", lambda: Missed(shape, usual), begin, rows, settings, seed, out / "missed")
+    wanting = train("missed", lambda: Missed(shape, usual))
     of_each = dict(zip(committee.names, worth(heard, fit), strict=False))  # by all ranks: gates are fitted together
     if ranks.leads():
-        save_model(importance.student, out / "importance")
-        save_model(wanting.student, out / "missed")
         write_json(out / WORTH, {"rows": len(label[1::2]), "teachers": of_each})
     return Routers(committee, importance, wanting)
 

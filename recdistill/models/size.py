@@ -18,11 +18,11 @@ OWN = 0.75
 def solve(student: Student, schema: Schema, foundation_parameters: int) -> list[Shape]:
     """The students that fit into `foundation_parameters / compression` parameters, one for each of `student.dims`.
 
-    They are in the order of their dimensions, the narrowest first; of each dimension one for each of
-    `student.unknowns`, the largest first.
+    They are in the order of their dimensions, the narrowest first; of each dimension one with all features, then one
+    for each of `student.without`, and of each of these one for each of `student.unknowns`, the largest first.
 
     Each has a row for every id if it can; if not, its largest tables are cut to one common height, and the ids beyond
-    it share rows by hash. Which dimension is best is a question for data.
+    it share rows by hash. Only then is there any that leaves features out. Which is best is a question for data.
 
     Raises `UserError` with the account when none fits, whatever its tables.
     """
@@ -37,14 +37,34 @@ def solve(student: Student, schema: Schema, foundation_parameters: int) -> list[
             "drop features, or lower student.compression"
         )
     chosen = fitting if student.dims else _likely(fitting)
+    chosen = [one for shape in chosen for one in (shape, *_without(student, shape, schema, budget))]
     shares = sorted(set(student.unknowns or [student.unknown]), reverse=True)
     return [shape.model_copy(update={"unknown": share}) for shape in chosen for share in shares]
 
 
+def left_out(student: Student, shape: Shape) -> list[str]:
+    """Which of `student.without` a shape does without: the largest set, or nothing."""
+    return max((names for names in student.without if not {*names} & {*shape.features}), key=len, default=[])
+
+
 def _likely(fitting: list[Shape]) -> list[Shape]:
     """Without those narrower than another that has a row for every id, and without the widest of many."""
-    whole = [at for at, shape in enumerate(fitting) if all(t.rows == t.source_rows for t in shape.tables)]
+    whole = [at for at, shape in enumerate(fitting) if _is_whole(shape)]
     return fitting[max(whole, default=0) :][:MOST]
+
+
+def _is_whole(shape: Shape) -> bool:
+    """Whether it has a row for every id."""
+    return all(table.rows == table.source_rows for table in shape.tables)
+
+
+def _without(student: Student, shape: Shape, schema: Schema, budget: int) -> list[Shape]:
+    """The same without features, where it has no row for every id."""
+    if _is_whole(shape):
+        return []
+    rest = [[name for name in shape.features if name not in names] for names in student.without]
+    cut = [_shrink(shape_of(student, shape.dim, schema, features), budget) for features in rest]
+    return [one for one in cut if one is not None and len(one.features) < len(shape.features)]
 
 
 def _shrink(shape: Shape, budget: int) -> Shape | None:

@@ -24,6 +24,7 @@ from recdistill.config.dataset import History, Split
 from recdistill.errors import UserError
 from recdistill.files import fingerprint, read_checked, read_record, write_json
 from recdistill.models.frozen import load_shape
+from recdistill.models.size import left_out
 from recdistill.progress import Progress
 from recdistill.remote import Remote
 
@@ -161,9 +162,12 @@ def derive(job: Job, planned: Plan, service: Path) -> Job:
     changes = {"log": log.model_copy(update={"paths": paths}), "split": split}
     tonight = job.model_copy(update={"dataset": job.dataset.model_copy(update=changes)})
     if planned.start is not None:
-        # Another dimension would mean another beginning.
+        # Another dimension, or other features, would mean another beginning.
         shape = load_shape(night_folder(service, planned.start) / "student")
-        same = {"dims": [shape.dim], "unknown": shape.unknown, "unknowns": []}
+        same: dict[str, Any] = {"dims": [shape.dim], "unknown": shape.unknown, "unknowns": [], "without": []}
+        if gone := left_out(job.student, shape):
+            whole = job.student.features or list(job.dataset.features)
+            same["features"] = [name for name in whole if name not in gone]
         tonight = tonight.model_copy(update={"student": job.student.model_copy(update=same)})
     return Job.model_validate(tonight.model_dump(mode="json"))
 

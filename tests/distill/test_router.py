@@ -135,17 +135,16 @@ def test_what_cannot_be_learned_is_said_the_same_of_every_row(
 
 
 def test_of_teachers_that_agree_one_is_not_missed(
-    make_dataset: Callable[..., Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two that say the same can do without one of them, and not without the third, who knows what they do not."""
-    dataset = make_dataset(rows=12_000)
     monkeypatch.setattr(asking, "open_teacher", lambda folder: Part(folder.parent.name))
-    found = trained(["one", "twin", "other"], dataset, SETTINGS.model_copy(update={"batch_size": 256}), tmp_path)
-    importance, missed = (said.mean(0) for said in found.say(next(batches(dataset, Rows("test"), 4096))))
+    found = trained(["one", "twin", "other"], tiny_dataset, SETTINGS, tmp_path)
+    importance, missed = (said.mean(0) for said in found.say(next(batches(tiny_dataset, Rows("test"), 4096))))
     less, more = missed[:2].sort().values
     assert min(more, missed[2]) > 3 * less and importance.max() < 0.6
     told = worth_of(tmp_path / "work")
-    assert told is not None and told["rows"] == dataset.rows("validation") // 2
+    assert told is not None and told["rows"] == tiny_dataset.rows("validation") // 2
     (one, _), (twin, _), (other, error) = (told["teachers"][name] for name in ("one", "twin", "other"))
     assert other > max(10 * error, 4 * one, 4 * twin)
     assert worth_of(tmp_path) is None
@@ -251,10 +250,13 @@ def test_a_router_begins_at_an_earlier_one(materials: Materials, tmp_path: Path)
     still = SETTINGS.model_copy(update={"epochs": 1, "dense_rate": 1e-9, "embedding_rate": 1e-9})
     for name, at in (("warm", start), ("cold", None)):
         train_routers(committee, *answered(committee, None, None), materials.shape, still, 5, at, tmp_path / name)
-    for router in ("importance", "missed"):
-        folders = (tmp_path / name / router / "training" for name in ("one", "warm", "cold"))
-        before, warm, cold = (position_of(folder).checks for folder in folders)
-        assert warm == [pytest.approx(min(before), rel=1e-4)] != cold
+    for router, begin in starts(start).items():
+        folders = (
+            tmp_path / "warm" / router / "before",
+            *(tmp_path / "cold" / router / at for at in ("alone", "random")),
+        )
+        before, warm, *cold = (position_of(folder / "training").checks for folder in (begin.folder, *folders))
+        assert warm == [pytest.approx(min(before), rel=1e-4)] and warm not in cold
     assert not (tmp_path / "warm" / "alone").exists()
 
 
@@ -263,10 +265,11 @@ def test_the_first_routers_begin_at_a_student_alone(
 ) -> None:
     begun = []
 
-    def remembered(name: str, build: Callable[[], Importance | Missed], begin: Callable, *rest) -> Importance | Missed:
-        router = build()
-        begin(router, name)
-        begun.append(router.student)
+    def remembered(name: str, build: Callable[[], Importance | Missed], begins: dict, *rest) -> Importance | Missed:
+        for place, begin in begins.items():
+            router = build()
+            begin(router)
+            begun.append((place, router.student))
         return router.constant()
 
     monkeypatch.setattr(routing, "train_router", remembered)
@@ -275,16 +278,19 @@ def test_the_first_routers_begin_at_a_student_alone(
     train_routers(committee, *args, materials.shape, settings, 3, None, tmp_path)
     dataset = Dataset(materials.dataset)
     alone = train_alone(dataset, materials.shape, settings, 3, "alone", tmp_path / "again")
-    judge = [validation_ne(one, batches(dataset, Rows("validation"), 4096)) for one in (*begun, alone)]
-    assert len(begun) == 2 and judge[0] == judge[1] == judge[2] < 0.98
+    told = {place: set() for place in ("alone", "random")}
+    for place, student in (*begun, ("alone", alone)):
+        told[place].add(validation_ne(student, batches(dataset, Rows("validation"), 4096)))
+    assert len(begun) == 4 and len(told["alone"]) == 1 and max(told["alone"]) < 0.98 < min(told["random"])
 
 
 def test_routers_of_another_version_are_no_place_to_begin(materials: Materials, tmp_path: Path) -> None:
-    """They had no folders of their own."""
+    """They were elsewhere."""
     committee = Committee(materials.dataset, materials.teachers, [], [materials.caches / "llm"])
     route(tmp_path / "one", "mark", committee, None, None, materials.shape, replace_epochs(1), 0)
     start = Start(tmp_path / "one", materials.dataset, method=True)
-    assert [one.folder.name for one in starts(start).values()] == ["importance", "missed"] and starts(None) == {}
-    assert all(one.fingerprint() for one in starts(start).values())
-    (tmp_path / "one" / "missed" / "weights.safetensors").unlink()
+    found = starts(start)
+    assert [one.folder.parent.name for one in found.values()] == ["importance", "missed"] and starts(None) == {}
+    assert all(one.fingerprint() and one.folder.name in ("alone", "random") for one in found.values())
+    (found["missed"].folder / "weights.safetensors").rename(tmp_path / "one" / "missed" / "weights.safetensors")
     assert starts(start) == {}
