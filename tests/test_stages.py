@@ -151,19 +151,23 @@ def test_who_hears_teachers_and_who_does_not_have_the_size_that_suits_them(copy:
         assert read_json(copy / "student" / "model.json")["shape"]["dim"] == int(taught.removeprefix("dim-"))
 
 
-def test_who_hears_teachers_and_who_does_not_have_the_share_of_unknown_ids_that_suits_them(copy: Path, go: Go) -> None:
-    changes = ("student.dims=[8]", "student.unknowns=[0, 0.5]", "distill.seeds=[0]")
+def test_who_hears_teachers_and_who_does_not_have_what_suits_them(copy: Path, go: Go) -> None:
+    """Their shares of unknown ids, and features that are left out."""
+    changes = ("student.dims=[8]", "student.unknowns=[0, 0.5]", "student.without=[[user]]", "distill.seeds=[0]")
     go(copy, *changes)
     trials = copy / "stages" / "size"
-    for method, best in (("alone", "dim-8-unknown-0.5"), ("mean", "dim-8-unknown-0")):
-        for name in ("dim-8-unknown-0", "dim-8-unknown-0.5"):
+    for method, best in (("alone", "dim-8-unknown-0.5"), ("mean", "dim-8-unknown-0-without-1")):
+        tried = {path.name for path in (trials / method).glob("dim-8-*")}
+        assert tried == {f"dim-8-unknown-{share}{rest}" for share in ("0", "0.5") for rest in ("", "-without-1")}
+        for name in tried:
             edit(trials / method / name / "seed-0" / "training.json", validation_ne=0.5 + (name != best))
     go(copy, *changes)
     models = {
         name: copy / "stages" / "distill" / name / "seed-0" / "model.json" for name in ("alone", "mean", "diverse")
     }
-    found = {name: read_json(path)["shape"]["unknown"] for name, path in models.items()}
-    assert found == {"alone": 0.5, "mean": 0.0, "diverse": 0.0}
+    shapes = {name: read_json(path)["shape"] for name, path in models.items()}
+    found = {name: (shape["unknown"], "user" in shape["sparse"]) for name, shape in shapes.items()}
+    assert found == {"alone": (0.5, True), "mean": (0.0, False), "diverse": (0.0, False)}
 
 
 def test_answers_are_put_together_of_training_days_where_teachers_go_from_day_to_day(

@@ -19,7 +19,14 @@ from recdistill.init.names import HISTORY, mentions
 from recdistill.init.profile import Profile, profile
 from recdistill.init.roles import Roles, assign
 from recdistill.init.sample import Sample, take
-from recdistill.init.sizes import NEWEST, choose_recombined, choose_student, choose_teacher, choose_training
+from recdistill.init.sizes import (
+    NEWEST,
+    choose_recombined,
+    choose_student,
+    choose_teacher,
+    choose_training,
+    choose_without,
+)
 from recdistill.init.splits import choose_split
 from recdistill.init.subjects import comes_again, follows, goes_with, holds_items, tells
 from recdistill.init.together import together
@@ -117,6 +124,8 @@ def draft(paths: list[str], label: str | None = None) -> Draft:
     news = new and split.by == "days"
     recombine = None if new and not news else _recombine(features, columns, found.subjects, news, sample.rows)
     training, tune = choose_training(sample.rows)
+    if gone := choose_without(features, columns, _owned(features, columns, found.subjects, recombine)):
+        student = student.model_copy(update={"without": [gone]})
     return Draft(
         sample, found, choices, features, split, teacher, student, training, tune, doubts, columns, recombine, news
     )
@@ -154,6 +163,23 @@ def _of_the_item(
         if column == subjects["item"] or (column != subjects["user"] and goes_with(columns[column], item, user)):
             (moving if news and not follows(columns[column], item) else own).append(name)
     return [group for group in (own, moving) if group]
+
+
+def _owned(
+    features: dict[str, Choice], columns: dict[str, Profile], subjects: dict[str, str], recombine: Recombine | None
+) -> dict[str, list[str]]:
+    """What follows from user and item, or else from the column of the most values among those that belong together."""
+    names = _names(features)
+    if recombine is not None and recombine.others == "each":
+        ordered = [
+            sorted(group, key=lambda name: -columns[features[name].column].distinct) for group in recombine.groups
+        ]
+        return {owner: rest for owner, *rest in ordered}
+    owned = {}
+    for owner in filter(lambda column: tells(columns[column]), subjects.values()):
+        rest = [column for column in names if column not in subjects.values()]
+        owned[names[owner]] = [names[column] for column in rest if follows(columns[column], columns[owner])]
+    return owned
 
 
 def _names(features: dict[str, Choice]) -> dict[str, str]:

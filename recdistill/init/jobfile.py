@@ -200,7 +200,10 @@ def _models(draft: Draft) -> list[str]:
     interaction = "" if student.interaction == "dot" else f", interaction: {student.interaction}"
     lines = [
         *_teachers(draft),
-        f"student: {{compression: {student.compression:g}, top: {student.top}{interaction}{_unknowns(draft)}}}",
+        *_folded(
+            f"student: {{compression: {student.compression:g}, top: {student.top}{interaction}{_unknowns(draft)}"
+            f"{_without(draft)}}}"
+        ),
         "distill:",
         *_recombine(draft),
         *_training(draft.training, draft.tune),
@@ -270,6 +273,11 @@ def _unknown(draft: Draft) -> str:
 
 def _unknowns(draft: Draft) -> str:
     return ", unknowns: [0.3, 0.6]" if draft.news else ""
+
+
+def _without(draft: Draft) -> str:
+    sets = ", ".join(f"[{', '.join(_ranges(names))}]" for names in draft.student.without)
+    return f", without: [{sets}]" if sets else ""
 
 
 def _training(train: Train, tune: Tune) -> list[str]:

@@ -26,6 +26,9 @@ TRIED = 2_000_000
 """Rows of a log for which to try rates takes too long."""
 NEWEST = 4.0
 """Recombined rows for each row of the validation days, where only these are recombined."""
+MANY = 0.1
+"""Rows of a table, beside those of the one that it follows from, that are worth having back (MovieLens-1M, in
+tests/benchmarks/LEDGER.md)."""
 _MARGIN = 1.2
 """The whole log may hold fewer frequent values than the sample promises."""
 
@@ -88,6 +91,16 @@ def choose_student(
             said = f"the student is {compression} times smaller than its foundation: the log is too small for 38"
             return student, [] if compression == _COMPRESSIONS[0] else [said]
     raise UserError("the log has too few different values for a student smaller than its teacher; expected more ids")
+
+
+def choose_without(features: dict[str, Choice], columns: dict[str, Profile], owned: dict[str, list[str]]) -> list[str]:
+    """What a student that has too few rows for all may do better without.
+
+    Of what follows from a feature, by that one's name, those whose tables take many rows beside it.
+    """
+    rows = {table.name: table.rows for table in _schema(features, columns).tables}
+    many = [name for owner, names in owned.items() for name in names if rows.get(name, 0) >= MANY * rows[owner]]
+    return list(dict.fromkeys(many))
 
 
 def _schema(features: dict[str, Choice], columns: dict[str, Profile]) -> Schema:

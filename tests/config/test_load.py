@@ -222,6 +222,15 @@ def test_an_override_finds_names_with_dots(tmp_path: Path, job_text: str) -> Non
             "--set distill.recombine={rows: 1}: distill.recombine: give `groups`, or `others: each`: else no row "
             "would be new",
         ),
+        (
+            "student.without=['user, C1..C3']",
+            "--set student.without=['user, C1..C3']: student.without: needs at least one feature that is not dense",
+        ),
+        ("student.without=[C1, C9]", "--set student.without=[C1, C9]: student.without: no feature 'C9'"),
+        (
+            "student.without=[[user], [user]]",
+            "--set student.without=[[user], [user]]: student: expected sets of features in `without`, none of them",
+        ),
         ("name", "--set name: expected KEY=VALUE"),
         ("=3", "--set =3: expected KEY=VALUE"),
         ("name.x=3", "--set name.x=3: 'x' is asked of a single value"),

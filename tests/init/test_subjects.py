@@ -56,6 +56,18 @@ def test_where_it_is_not_known_what_is_the_items_all_columns_change_places(
     assert "others: each}" in render(found, ["log.csv"], tmp_path / "job.yaml")
 
 
+def test_what_follows_from_ids_is_tried_without(look: Look, tmp_path: Path) -> None:
+    """But not what takes few rows beside them, nor what does not follow."""
+    zips, shade = [f"z{n % 35}" for n in USER], [f"s{n // 2}" for n in ITEM]
+    place = [f"p{n}" for n in rng.integers(0, 30, ROWS)]
+    found = look(zip=zips, sex=[f"s{n % 2}" for n in USER], place=place, shade=shade)
+    assert found.student.without == [["zip", "shade"]]
+    assert "without: [[zip, shade]]}" in render(found, ["log.csv"], tmp_path / "job.yaml")
+    found = look(drop=("user_id", "timestamp"), shade=shade)
+    assert found.student.without == [["shade"]]
+    assert not look().student.without
+
+
 def test_news_is_taught_day_by_day(look: Look, tmp_path: Path) -> None:
     days = 1_767_225_600 + np.arange(ROWS) * 864
     found = look(timestamp=days)

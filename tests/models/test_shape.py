@@ -12,7 +12,7 @@ from recdistill.config.models import Architecture, Student
 from recdistill.errors import UserError
 from recdistill.models.dlrm import DLRM
 from recdistill.models.shape import Shape, shape_of
-from recdistill.models.size import solve
+from recdistill.models.size import left_out, solve
 
 
 def make_schema(rows: list[int], dense: int, shared: bool = False) -> Schema:
@@ -126,6 +126,22 @@ def test_where_no_dimension_is_named_the_likely_ones_are_tried() -> None:
     assert [shape.dim for shape in solve(Student(compression=1, dims=[4, 2]), schema, 99_999)] == [2, 4]
     shapes = solve(Student(compression=1, dims=[4, 2], unknown=0.1, unknowns=[0.3, 0.6, 0.3]), schema, 99_999)
     assert [(shape.dim, shape.unknown) for shape in shapes] == [(2, 0.6), (2, 0.3), (4, 0.6), (4, 0.3)]
+
+
+def test_features_are_left_out_only_where_ids_would_go_without_a_row() -> None:
+    student = Student(compression=1, dims=[2, 4], without=["f1, f2", ["f2"]], unknowns=[0.0, 0.1])
+    enough = shape_of(student, 2, SCHEMA, None).parameters()
+    found = [
+        (shape.dim, shape.unknown, "f1" in shape.features, [table.rows for table in shape.tables])
+        for shape in solve(student, SCHEMA, enough)
+    ]
+    assert found[0::2] == [(dim, 0.1, *rest) for dim, _, *rest in found[1::2]]
+    (whole, first, both, one) = found[1::2]
+    assert whole == (2, 0.0, True, [1000, 100, 10])
+    assert first[0] == 4 and len(first[3]) == 3 and both[2:] == (False, [both[3][0]]) and one[2] and len(one[3]) == 2
+    assert 1000 > both[3][0] > one[3][0] > first[3][0] > 100
+    shapes = solve(student, SCHEMA, enough)
+    assert [left_out(student, shape) for shape in shapes[::2]] == [[], [], ["f1", "f2"], ["f2"]]
 
 
 def test_an_impossible_size_is_refused_with_the_account() -> None:

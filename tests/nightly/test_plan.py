@@ -133,7 +133,11 @@ def test_a_night_goes_on_with_the_shape_of_the_one_before(there: Job, tmp_path: 
     several = there.student.model_copy(update={"dims": [2, 4], "unknowns": [0.3, 0.6]})
     there = there.model_copy(update={"student": several})
     student = derive(there, plan(there, "2026-01-06", tmp_path), tmp_path).student
-    assert (student.dims, student.unknown, student.unknowns) == ([2], 0.6, [])
+    assert (student.dims, student.unknown, student.unknowns, student.features) == ([2], 0.6, [], None)
+    several = several.model_copy(update={"without": [["user"], ["item"]]})
+    there = there.model_copy(update={"student": several})
+    student = derive(there, plan(there, "2026-01-06", tmp_path), tmp_path).student
+    assert (student.features, student.without) == ([name for name in there.dataset.features if name != "user"], [])
 
 
 def test_names_without_a_day_are_refused(there: Job, tmp_path: Path) -> None:
