@@ -55,6 +55,12 @@ class Profile:
         """The numbers that are there, float64."""
         return np.zeros(0) if self.numbers is None else self.numbers[~np.isnan(self.numbers)]
 
+    def cut(self, delimiter: str | None) -> list[list[str]]:
+        """The pieces of each of `values`: a list's, or a text's between delimiters."""
+        at = "|" if self.family == "list" else delimiter
+        cut = ((value.split(at) if at else [value]) for value in self.values)
+        return [[piece.strip() for piece in pieces if piece.strip()] for pieces in cut]
+
     @property
     def is_whole(self) -> bool:
         """Whether it holds whole numbers only."""

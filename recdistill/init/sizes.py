@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from recdistill.clicklog.schema import DenseColumn, Schema, Sparse, Table
@@ -9,6 +11,7 @@ from recdistill.config.dataset import Bag, Bucket, Dense, Single
 from recdistill.config.job import Tune
 from recdistill.config.models import DlrmTeacher, Student, Train
 from recdistill.errors import UserError
+from recdistill.evaluate.metrics import Array
 from recdistill.init.features import Choice
 from recdistill.init.profile import Profile
 from recdistill.models.shape import shape_of
@@ -119,7 +122,16 @@ def _schema(features: dict[str, Choice], columns: dict[str, Profile]) -> Schema:
             rows = min(kind.bins, column.distinct) + 1
         else:
             assert isinstance(kind, Single | Bag)
-            counts = np.bincount(column.codes[column.codes >= 0])
+            counts = _counts(column, getattr(kind, "delimiter", None))
             rows = int(np.sum(_TRAINED * counts >= kind.min_count)) + 2
         tables.append(Table(name=name, rows=rows, encoding="vocabulary"))
     return Schema(sparse=sparse, dense=dense, tables=tables)
+
+
+def _counts(column: Profile, delimiter: str | None) -> Array:
+    """How often each piece of a column's values is there."""
+    total: Counter[str] = Counter()
+    for pieces, count in zip(column.cut(delimiter), np.bincount(column.codes[column.codes >= 0]), strict=True):
+        for piece in pieces:
+            total[piece] += int(count)
+    return np.array([*total.values()])

@@ -37,8 +37,7 @@ def comes_again(item: Profile, time: Array) -> bool:
 
 def holds_items(column: Profile, item: Profile, delimiter: str | None) -> bool:
     """Whether a column's values, or what a list or the delimiter cuts them into, are mostly ids of items."""
-    cut = "|" if column.family == "list" else delimiter
-    values = {piece for value in column.values for piece in (value.split(cut) if cut else [value])}
+    values = {piece for pieces in column.cut(delimiter) for piece in pieces}
     return len(values & set(item.values)) >= ALIKE * max(1, len(values))
 
 
