@@ -70,7 +70,7 @@ def starts(start: Start | None) -> dict[str, Start]:
     found = {} if start is None else {name: [*(start.folder / name).glob(f"*/{WEIGHTS}")] for name in ROUTERS}
     if start is None or not all(found.values()):
         return {}
-    return {name: replace(start, folder=weights.parent) for name, (weights,) in found.items()}
+    return {name: replace(start, folder=weights.parent) for name, (weights, *_) in found.items()}
 
 
 def worth_of(folder: Path) -> dict[str, Any] | None:

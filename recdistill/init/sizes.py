@@ -102,8 +102,8 @@ def choose_without(features: dict[str, Choice], columns: dict[str, Profile], own
     Of what follows from a feature, by that one's name, those whose tables take many rows beside it.
     """
     rows = {table.name: table.rows for table in _schema(features, columns).tables}
-    many = [name for owner, names in owned.items() for name in names if rows.get(name, 0) >= MANY * rows[owner]]
-    return list(dict.fromkeys(many))
+    least = {owner: MANY * rows[owner] for owner in owned if owner in rows}  # a number has no table
+    return list(dict.fromkeys(name for owner in least for name in owned[owner] if rows.get(name, 0) >= least[owner]))
 
 
 def _schema(features: dict[str, Choice], columns: dict[str, Profile]) -> Schema:

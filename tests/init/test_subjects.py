@@ -65,6 +65,10 @@ def test_what_follows_from_ids_is_tried_without(look: Look, tmp_path: Path) -> N
     assert "without: [[zip, shade]]}" in render(found, ["log.csv"], tmp_path / "job.yaml")
     found = look(drop=("user_id", "timestamp"), shade=shade)
     assert found.student.without == [["shade"]]
+    sizes = {"size": np.unique(ITEM, return_inverse=True)[1] + 0.5, "shade": [f"s{n // 2}" for n in ITEM]}
+    found = look(drop=("user_id", "timestamp", "item_id"), **sizes)
+    assert found.recombine is not None and ["shade", "size"] in map(sorted, found.recombine.groups)
+    assert not found.student.without  # a number takes no rows, and what follows from it is all that there is
     assert not look().student.without
 
 
