@@ -106,9 +106,10 @@ def test_two_nights_teachers_never_share_a_cache(three_nights: tuple[Path, list]
 @pytest.mark.parametrize("place", ["distill/diverse/seed-0", "route/routes/importance", "route/routes/missed"])
 def test_student_and_routers_begin_at_those_before(three_nights: tuple[Path, list], place: str) -> None:
     """Their first loss is lower than that of the night that began at nothing, on the same settings."""
-    service = three_nights[0]
+    nights = three_nights[0] / "nights"
+    of_night = {FIRST: "random", SECOND: "before"} if place.startswith("route") else {FIRST: "", SECOND: ""}
     first, second = (
-        position_of(service / "nights" / day / "stages" / place / "training").losses[0] for day in (FIRST, SECOND)
+        position_of(nights / day / "stages" / place / begun / "training").losses[0] for day, begun in of_night.items()
     )
     assert second < first - 0.02
 
