@@ -90,6 +90,14 @@ class Learning(Teaching):
         """The shape of the students that were taught."""
         return self.shapes[self._first_taught]
 
+    @property
+    def without(self) -> list[dict[str, list[str]]]:
+        """`features` that students were found to do better without, and the `methods` whose students they are."""
+        found: dict[tuple[str, ...], list[str]] = {}
+        for method, shape in self.shapes.items():
+            found.setdefault(tuple(left_out(self.job.student, shape)), []).append(method)
+        return [{"methods": methods, "features": [*gone]} for gone, methods in found.items() if gone]
+
     def route(self) -> dict[str, Path] | None:
         """How important each teacher is on each row: a folder for each split, where a method weighs teachers."""
         if "diverse" not in self.job.distill.methods:

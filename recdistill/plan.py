@@ -18,7 +18,7 @@ from recdistill.files import SUCCESS
 from recdistill.models.dlrm import DLRM
 from recdistill.models.shape import Shape, shape_of
 from recdistill.models.sharding import cut_by_rows, device, memory, plan_for, quiet
-from recdistill.models.size import solve
+from recdistill.models.size import left_out, solve
 
 FLOAT = 4
 DENSE_COPIES = 4
@@ -54,9 +54,11 @@ def _shapes(job: Job, schema: Schema) -> Iterator[tuple[str, Shape, int]]:
             yield name, shape, member.train.batch_size
         elif isinstance(member, FileTeacher):
             counts[name] = member.parameters
-    by_dim = {shape.dim: shape for shape in solve(job.student, schema, counts[job.teachers.foundation])}
-    for dim, shape in by_dim.items():
-        yield f"student, dim {dim}", shape, job.distill.train.batch_size
+    shapes = solve(job.student, schema, counts[job.teachers.foundation])
+    students = {(shape.dim, *left_out(job.student, shape)): shape for shape in shapes}
+    for (dim, *gone), shape in students.items():
+        rest = f", without {', '.join(map(str, gone))}" if gone else ""
+        yield f"student, dim {dim}{rest}", shape, job.distill.train.batch_size
 
 
 def _account(name: str, shape: Shape, batch_size: int, world: int) -> dict[str, Any]:

@@ -132,6 +132,7 @@ class Stages(Learning):
                 "pairs": {saved: Routed(self.routes or {}, 1 - saved).pairs() for saved in (self._saved, *self.curve)},
                 "worth": self.worth,
                 "account": [self._foundation_size, account("student", self.student)],
+                "without": self.without,
                 "timings": self.run.timings(),
             }
             report = evaluate(self.dataset, models, self.job.evaluate, context)

@@ -168,6 +168,7 @@ def test_who_hears_teachers_and_who_does_not_have_what_suits_them(copy: Path, go
     shapes = {name: read_json(path)["shape"] for name, path in models.items()}
     found = {name: (shape["unknown"], "user" in shape["sparse"]) for name, shape in shapes.items()}
     assert found == {"alone": (0.5, True), "mean": (0.0, False), "diverse": (0.0, False)}
+    assert read_json(copy / "report.json")["without"] == [{"methods": ["mean", "diverse"], "features": ["user"]}]
 
 
 def test_answers_are_put_together_of_training_days_where_teachers_go_from_day_to_day(

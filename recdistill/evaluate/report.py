@@ -41,7 +41,8 @@ def evaluate(dataset: Dataset, models: list[Scored], settings: Evaluate, context
             (by the share saved, for `diverse` and each point of the trade-off curve: all pairs and those kept), `worth`
             (on how many validation `rows`, and of `teachers` by how much NE of the committee's word is worse without
             each, with its standard error),
-            `account` (records of model, tables, dense, total parameters), `timings` (seconds a stage).
+            `account` (records of model, tables, dense, total parameters), `without` (records of `methods` and of the
+            `features` that their students do without), `timings` (seconds a stage).
 
     Returns:
         report.json's content, version 1: fit for JSON, no NaN, no date, the same for the same inputs. A metric's `mean`
@@ -82,6 +83,7 @@ def evaluate(dataset: Dataset, models: list[Scored], settings: Evaluate, context
             "heard": _heard(context.get("pairs", {}).get(context.get("saved"))),
             "worth": _worth(context.get("worth"), settings.confidence),
             "account": context.get("account", []),
+            "without": context.get("without", []),
             "teacher_forwards": context.get("teacher_forwards"),
             "timings": context.get("timings", {}),
         }

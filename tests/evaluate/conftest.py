@@ -136,6 +136,7 @@ def report(world: World) -> dict[str, Any]:
         "teacher_forwards": {"full": 33_000, "computed": 24_000, "reused": 0, "saved": 9_000, "held_out": 3_000},
         "worth": {"rows": 1500, "teachers": {"foundation": [0.02, 0.001], "expert": [0.0004, 0.0005]}},
         "account": [{"model": "foundation", "tables": 390_000, "dense": 10_000, "total": 400_000}],
+        "without": [{"methods": ["mean", "diverse"], "features": ["zip", "city"]}],
         "timings": {"ingest": 1.5, "distill": 75.0},
     }
     found = evaluate(world.dataset, world.models, Evaluate(resamples=400, slices=["country"]), context)
