@@ -54,11 +54,12 @@ def _shapes(job: Job, schema: Schema) -> Iterator[tuple[str, Shape, int]]:
             yield name, shape, member.train.batch_size
         elif isinstance(member, FileTeacher):
             counts[name] = member.parameters
-    shapes = solve(job.student, schema, counts[job.teachers.foundation])
-    students = {(shape.dim, *left_out(job.student, shape)): shape for shape in shapes}
-    for (dim, *gone), shape in students.items():
-        rest = f", without {', '.join(map(str, gone))}" if gone else ""
-        yield f"student, dim {dim}{rest}", shape, job.distill.train.batch_size
+    students = {}  # a share of unknown ids changes no size
+    for shape in solve(job.student, schema, counts[job.teachers.foundation]):
+        gone = left_out(job.student, shape)
+        students[f"student, dim {shape.dim}" + (f", without {', '.join(gone)}" if gone else "")] = shape
+    for name, shape in students.items():
+        yield name, shape, job.distill.train.batch_size
 
 
 def _account(name: str, shape: Shape, batch_size: int, world: int) -> dict[str, Any]:

@@ -257,6 +257,8 @@ def test_a_router_begins_at_an_earlier_one(materials: Materials, tmp_path: Path)
         )
         before, warm, *cold = (position_of(folder / "training").checks for folder in (begin.folder, *folders))
         assert warm == [pytest.approx(min(before), rel=1e-4)] and warm not in cold
+        both = (position_of(begin.folder.parent / at / "training").checks for at in ("alone", "random"))
+        assert min(before) == min(map(min, both))  # the better of the two is kept
     assert not (tmp_path / "warm" / "alone").exists()
 
 
