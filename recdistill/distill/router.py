@@ -42,6 +42,7 @@ from recdistill.clicklog.batches import Batch
 from recdistill.config.models import Train
 from recdistill.distill.losses import masked_softmax, soft_click_loss
 from recdistill.distill.mixture import Mixture
+from recdistill.files import CHECKPOINTS
 from recdistill.models.dlrm import DLRM
 from recdistill.models.frozen import save_model
 from recdistill.models.shape import Shape
@@ -177,17 +178,25 @@ def train_router(
             order = torch.from_numpy(generator.permutation(len(learn[at])))
             yield from (learn[at].take(index) for index in order.split(settings.batch_size))
 
-    def from_(place: str) -> R:
-        router, work, label = again(), out / place / "training", f"route {name} from {place}"
+    def wrong(place: str) -> float:
+        """How wrong its best check is about rows that are kept back."""
+        router, label = again(), f"route {name} from {place}"
         begins[place](router)
-        fit(router, epoch, steps, lambda it: it.judge(judge), settings, work, seed, label, measure=router.measure)
-        return load_best(again(), work)
+        position = fit(
+            router,
+            epoch,
+            steps,
+            lambda it: it.judge(judge),
+            settings,
+            out / place / CHECKPOINTS,
+            seed,
+            label,
+            measure=router.measure,
+        )
+        return position.checks[position.best]
 
-    found, constant = {place: from_(place) for place in begins}, again().constant()
-    wrong = {place: router.judge(judge) for place, router in found.items()}
-    best = min(wrong, key=wrong.__getitem__)
+    least, best = min((wrong(place), place) for place in begins)
+    found, constant = load_best(again(), out / best / CHECKPOINTS), again().constant()
     if ranks.leads():
-        save_model(found[best].student, out / best)
-    if wrong[best] < constant.judge(judge):
-        return found[best]
-    return constant
+        save_model(found.student, out / best)
+    return found if least < constant.judge(judge) else constant

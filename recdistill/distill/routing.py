@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -37,6 +38,8 @@ LEAST, MOST = 2.0**-20, 1.0
 It is the most where everybody was asked already."""
 ROUTERS = ("importance", "missed")
 """Names of their folders."""
+ALONE = "alone"
+"""Name of the folder of the student that has learned clicks alone."""
 WIDTH = 64
 """Hidden width of the gates whose words are compared."""
 WORTH = "worth.json"
@@ -63,6 +66,15 @@ def route(
             routers.write(Dataset(recombined), "unlabelled", work / "unlabelled")
 
     ranks.once(folder, mark, make)
+    if ranks.leads():
+        _forget(folder)
+
+
+def _forget(folder: Path) -> None:
+    """Removes the trainings at which no later night's router begins: of `ALONE`, and of all that were not the best."""
+    for place in (folder / ALONE, *(place for name in ROUTERS for place in (folder / name).iterdir())):
+        if not (place / WEIGHTS).exists():
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def starts(start: Start | None) -> dict[str, Start]:
@@ -148,16 +160,16 @@ def train_routers(
     dataset, before = Dataset(committee.dataset), starts(start)
     said, knows, label, weight = _columns(rows)
     known = mixture(said, knows, label, weight)
-    alone = None if before else train_alone(dataset, shape, settings, seed, "route alone", out / "alone")
+    alone = None if before else train_alone(dataset, shape, settings, seed, "route alone", out / ALONE)
 
     def train(name: str, build: Callable[[], R]) -> R:
         def begin(place: str, router: R) -> None:
             if alone is None:
                 begin_at(router, router.student, before[name], dataset)
-            elif place == "alone":
+            elif place == ALONE:
                 router.student.load_state_dict(alone.state_dict())
 
-        places = ("before",) if alone is None else ("alone", "random")
+        places = ("before",) if alone is None else (ALONE, "random")
         begins = {place: partial(begin, place) for place in places}
         return train_router(name, build, begins, rows, settings, seed, out / name)
 

@@ -245,11 +245,12 @@ def test_a_router_begins_at_an_earlier_one(materials: Materials, tmp_path: Path)
     committee = Committee(
         materials.dataset, materials.teachers, [], [materials.caches / "llm", materials.caches / "rule"]
     )
-    route(tmp_path / "one", "mark", committee, None, None, materials.shape, replace_epochs(4), 0)
+    args = answered(committee, None, None)
+    train_routers(committee, *args, materials.shape, replace_epochs(4), 0, None, tmp_path / "one")
     start = Start(tmp_path / "one", materials.dataset, method=True)
     still = SETTINGS.model_copy(update={"epochs": 1, "dense_rate": 1e-9, "embedding_rate": 1e-9})
     for name, at in (("warm", start), ("cold", None)):
-        train_routers(committee, *answered(committee, None, None), materials.shape, still, 5, at, tmp_path / name)
+        train_routers(committee, *args, materials.shape, still, 5, at, tmp_path / name)
     for router, begin in starts(start).items():
         folders = (
             tmp_path / "warm" / router / "before",
@@ -294,5 +295,8 @@ def test_routers_of_another_version_are_no_place_to_begin(materials: Materials, 
     found = starts(start)
     assert [one.folder.parent.name for one in found.values()] == ["importance", "missed"] and starts(None) == {}
     assert all(one.fingerprint() and one.folder.name in ("alone", "random") for one in found.values())
+    for one in found.values():  # what is left of the trainings
+        assert [*one.folder.parent.iterdir()] == [one.folder] and (one.folder / "training").exists()
+    assert not (tmp_path / "one" / "alone").exists()
     (found["missed"].folder / "weights.safetensors").rename(tmp_path / "one" / "missed" / "weights.safetensors")
     assert starts(start) == {}
