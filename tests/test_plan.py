@@ -134,6 +134,15 @@ def test_declared_sizes_need_no_dataset(tmp_path: Path) -> None:
     assert found["whole"] == 4 * found["parameters"] > 4 * 64 * 1005013
 
 
+def test_a_student_that_may_do_without_features_is_shown_beside_the_whole_one(ingested: Path, tmp_path: Path) -> None:
+    planned = job_of(JOB, tmp_path, "student.dims=[4]", "student.without=[tags]", "student.compression=10")
+    whole, less = plan_job(planned, ingested, 1)["models"][2:]
+    assert (whole["model"], less["model"]) == ("student, dim 4", "student, dim 4, without tags")
+    (gone,) = {table["table"] for table in whole["tables"]} - {table["table"] for table in less["tables"]}
+    rows = [sum(table["rows"] for table in one["tables"] if table["table"] != gone) for one in (whole, less)]
+    assert gone == "tags" and rows[0] < rows[1]  # its rows are others'
+
+
 def test_unknown_sizes_ask_for_an_ingest(tmp_path: Path, ingested: Path) -> None:
     for run in (None, tmp_path / "nothing"):
         with pytest.raises(UserError, match="how many ids user, item, tags have is known when the log was read"):
