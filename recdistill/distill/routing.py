@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -66,15 +65,6 @@ def route(
             routers.write(Dataset(recombined), "unlabelled", work / "unlabelled")
 
     ranks.once(folder, mark, make)
-    if ranks.leads():
-        _forget(folder)
-
-
-def _forget(folder: Path) -> None:
-    """Removes the trainings at which no later night's router begins: of `ALONE`, and of all that were not the best."""
-    for place in (folder / ALONE, *(place for name in ROUTERS for place in (folder / name).iterdir())):
-        if not (place / WEIGHTS).exists():
-            shutil.rmtree(place, ignore_errors=True)
 
 
 def starts(start: Start | None) -> dict[str, Start]:

@@ -295,8 +295,5 @@ def test_routers_of_another_version_are_no_place_to_begin(materials: Materials, 
     found = starts(start)
     assert [one.folder.parent.name for one in found.values()] == ["importance", "missed"] and starts(None) == {}
     assert all(one.fingerprint() and one.folder.name in ("alone", "random") for one in found.values())
-    for one in found.values():  # what is left of the trainings
-        assert [*one.folder.parent.iterdir()] == [one.folder] and (one.folder / "training").exists()
-    assert not (tmp_path / "one" / "alone").exists()
     (found["missed"].folder / "weights.safetensors").rename(tmp_path / "one" / "missed" / "weights.safetensors")
     assert starts(start) == {}
