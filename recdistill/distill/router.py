@@ -180,20 +180,10 @@ def train_router(
 
     def wrong(place: str) -> float:
         """How wrong its best check is about rows that are kept back."""
-        router, label = again(), f"route {name} from {place}"
+        router, work, label = again(), out / place / CHECKPOINTS, f"route {name} from {place}"
         begins[place](router)
-        position = fit(
-            router,
-            epoch,
-            steps,
-            lambda it: it.judge(judge),
-            settings,
-            out / place / CHECKPOINTS,
-            seed,
-            label,
-            measure=router.measure,
-        )
-        return position.checks[position.best]
+        at = fit(router, epoch, steps, lambda it: it.judge(judge), settings, work, seed, label, measure=router.measure)
+        return at.checks[at.best]
 
     least, best = min((wrong(place), place) for place in begins)
     found, constant = load_best(again(), out / best / CHECKPOINTS), again().constant()
