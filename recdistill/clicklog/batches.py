@@ -1,8 +1,9 @@
 """Parquet parts to training batches: Arrow tables are filtered, joined and shuffled, then become tensors.
 
 A part (at most `PART_ROWS` rows) is the unit of reading; small parts are read together until they make that many
-rows, so that a shuffle mixes days. Memory holds a few such blocks: the one in use, one ready, one being made, and the
-parts that are read for the next.
+rows. Days stay in order even where rows are shuffled: what was clicked changes, and who learns the newest days last is
+better on the days that follow (Globo, in tests/benchmarks/LEDGER.md). Memory holds a few such blocks: the one in use,
+one ready, one being made, and the parts that are read for the next.
 """
 
 from __future__ import annotations
@@ -194,14 +195,14 @@ def read_blocks(
     parts: Sequence[Part] | None = None,
     add: Callable[[Block], None] | None = None,
 ) -> Iterator[Block]:
-    """Blocks of the rows meant, in dataset order, or with parts in random order and each block's rows too.
+    """Blocks of the rows meant, in dataset order, or with each day's parts in random order and each block's rows too.
 
     Only the columns of `features` (all when None) are read, and only `parts` where they are given. `add` may put more
     into the `extra` of a block. Meanwhile a thread makes the next block, and another one reads what comes after it.
     """
     parts = rows.parts(dataset) if parts is None else parts
     if shuffle is not None:
-        parts = [parts[at] for at in shuffle.permutation(len(parts))]
+        parts = sorted((parts[at] for at in shuffle.permutation(len(parts))), key=lambda part: part.day)
     wanted = _columns(dataset.schema, features, rows.split)
 
     def tables() -> Iterator[pa.Table]:

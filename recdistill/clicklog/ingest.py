@@ -26,7 +26,7 @@ from recdistill.clicklog.parts import PartWriter
 from recdistill.clicklog.schema import SPLITS, Dataset, Manifest, PartRecord, Schema, write_dataset
 from recdistill.clicklog.scratch import Scratch, write_typed
 from recdistill.clicklog.sources import Source
-from recdistill.clicklog.split import DAY, arrange, has_clock, rows_by_day
+from recdistill.clicklog.split import DAY, arrange, has_clock, rows_by_day, rows_by_split
 from recdistill.clicklog.statistics import learn
 from recdistill.clicklog.typed import Counts, Tally, TypedLog
 from recdistill.config import dataset as config
@@ -128,7 +128,9 @@ class _Encode:
 
     def __call__(self, day: int | None) -> tuple[list[PartRecord], Counts]:
         where = "" if day is None else f' WHERE "time" >= {day * DAY} AND "time" < {(day + 1) * DAY}'
-        writer, clock, done = PartWriter(self._out), has_clock(self._layout.spec), 0
+        clock, done = has_clock(self._layout.spec), 0
+        counted = rows_by_split(self._scratch, clock, where)
+        writer = PartWriter(self._out, self._scratch.folder, counted)
         self._encoder.counts = Counter()
         for typed in self._scratch.stream(f"SELECT * FROM rows{where}"):
             days = typed["time"].to_numpy() // DAY if clock else np.zeros(typed.num_rows, np.int64)

@@ -4,39 +4,48 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow.feather import read_table, write_feather
 
 from recdistill.clicklog.schema import PART_ROWS, ROW_GROUP_ROWS, SPLITS, Part, PartRecord, SplitName, part_key
 from recdistill.clicklog.split import day_name
 from recdistill.errors import UserError
-from recdistill.files import atomic, file_sha256
+from recdistill.files import atomic, file_sha256, naming
+
+MIXED = 16
+"""Parts at most among which rows are dealt out: some four million rows."""
 
 
 class PartWriter:
     """Sorts rows into parts of at most `PART_ROWS` rows of one day and one split. Days must come in order.
 
-    Memory holds one part of each split of the current day.
+    Where a day has several parts of a split, each row goes to one of up to `MIXED` of them at random. A part is what
+    models learn from at a stretch, and logs lie in the order of time, of users, or of how much these had rated before:
+    parts cut from them as they come are unlike each other, and who learned from one of them last has forgotten some of
+    the others (MovieLens-1M, in tests/benchmarks/LEDGER.md).
+
+    Memory holds one part of each split of the current day; shares of parts wait in the folder `scratch`. `rows` says
+    how many each day, counted from 1970, has of each split, by its place in `SPLITS`.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, scratch: Path, rows: Mapping[tuple[int, int], int]) -> None:
         self.records: list[PartRecord] = []
-        self._root = root
-        self._day = ""
+        self._root, self._scratch, self._rows = root, scratch, rows
+        self._day = 0
         self._held: dict[int, list[pa.Table]] = defaultdict(list)
-        self._written = [0] * len(SPLITS)
+        self._blocks = [0] * len(SPLITS)
 
     def add(self, table: pa.Table, days: np.ndarray, splits: np.ndarray) -> None:
         """Takes encoded rows; `days` counts each row's day from 1970, `splits` is its place in `SPLITS`."""
         edges = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), len(days)]
         for start, end in itertools.pairwise(edges):
-            day = day_name(int(days[start]))
-            if day != self._day:
+            if self._day != (day := int(days[start])):
                 self.close()
                 self._day = day
             for split in range(len(SPLITS)):
@@ -48,22 +57,51 @@ class PartWriter:
         """Writes what is still held."""
         for split, held in self._held.items():
             if held:
-                self._write(split, pa.concat_tables(held))
+                self._deal(split, pa.concat_tables(held))
         self._held.clear()
-        self._written = [0] * len(SPLITS)
+        self._blocks = [0] * len(SPLITS)
 
     def _hold(self, split: int, table: pa.Table) -> None:
         held = self._held[split]
         held.append(table)
-        if sum(piece.num_rows for piece in held) >= PART_ROWS:
+        while sum(piece.num_rows for piece in held) >= PART_ROWS:
             rows = pa.concat_tables(held)
-            self._write(split, rows.slice(0, PART_ROWS))
-            self._held[split] = [rows.slice(PART_ROWS)] if rows.num_rows > PART_ROWS else []
+            held[:] = [rows.slice(PART_ROWS)] if rows.num_rows > PART_ROWS else []
+            self._deal(split, rows.slice(0, PART_ROWS))
 
-    def _write(self, split: int, table: pa.Table) -> None:
-        index = self._written[split]
-        self._written[split] += 1
-        self.records.append(write_part(self._root, self._day, SPLITS[split], index, table))
+    def _deal(self, split: int, rows: pa.Table) -> None:
+        """Deals out the next block of rows. There are as many blocks as parts: the last of some makes as many parts."""
+        block = self._blocks[split]
+        self._blocks[split] += 1
+        together = self._together(split, block)
+        if len(together) == 1:
+            self._write(split, block, rows)
+            return
+        random = np.random.default_rng([self._day, split, block])
+        # Whose share is larger by a row goes round, so that no part has more than a block.
+        share = (random.permutation(rows.num_rows) + block) % len(together)
+        for at, index in enumerate(together):
+            path = self._share(split, index, block)
+            with naming(path):
+                write_feather(rows.filter(pa.array(share == at)), path, compression="lz4")
+        if block == together[-1]:
+            for index in together:
+                shares = [self._share(split, index, block) for block in together]
+                self._write(split, index, pa.concat_tables([read_table(path, memory_map=False) for path in shares]))
+                for path in shares:
+                    path.unlink()
+
+    def _together(self, split: int, block: int) -> list[int]:
+        """The parts, and blocks, of which this block is one."""
+        parts = -(-self._rows[self._day, split] // PART_ROWS)
+        rounds = np.array_split(np.arange(parts), -(-parts // MIXED))
+        return next(some.tolist() for some in rounds if block in some)
+
+    def _share(self, split: int, index: int, block: int) -> Path:
+        return self._scratch / f"share-{self._day}-{split}-{index}-{block}.arrow"
+
+    def _write(self, split: int, index: int, table: pa.Table) -> None:
+        self.records.append(write_part(self._root, day_name(self._day), SPLITS[split], index, table))
 
 
 def write_part(root: Path, day: str, split: SplitName, index: int, table: pa.Table) -> PartRecord:

@@ -91,6 +91,15 @@ def rows_by_day(scratch: Scratch) -> dict[int, int]:
     return dict(scratch.run(f'SELECT "time" // {DAY} AS day, count(*) FROM rows GROUP BY day ORDER BY day'))
 
 
+def rows_by_split(scratch: Scratch, clock: bool, where: str) -> dict[tuple[int, int], int]:
+    """How many of the rows `where` (SQL) each day has in each split; days count from 1970, and all is day 0 without a
+    `clock`.
+    """
+    day = f'"time" // {DAY}' if clock else "0"
+    found = scratch.run(f'SELECT {day} AS day, "$split", count(*) FROM rows{where} GROUP BY day, "$split"')
+    return {(day, split): rows for day, split, rows in found}
+
+
 def _check_days(spec: Dataset, days: dict[int, int]) -> Counts:
     missing: Counts = Counter()
     for day in range(min(days), max(days) + 1) if days else ():
