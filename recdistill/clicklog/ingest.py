@@ -5,8 +5,8 @@
 1. Read: raw files are typed, checked and joined (`typed`), and put on disk once (`scratch`). A map over files.
 2. Arrange: rows are brought into the order of time where they are not, and each is given its split (`split`).
 3. Learn: vocabularies, boundaries and moments come from training rows (`statistics`).
-4. Encode: rows become ids and standardised numbers (`encoder`), and are written as parts (`parts`). A map over days,
-   but for histories, which need all earlier rows.
+4. Encode: rows become ids and standardised numbers (`encoder`), and are dealt out among parts (`parts`). A map over
+   days, but for histories, which need all earlier rows.
 """
 
 from __future__ import annotations
