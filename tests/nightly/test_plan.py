@@ -8,6 +8,7 @@ import pytest
 from recdistill.clicklog.schema import Schema, Sparse, Table
 from recdistill.config import Job
 from recdistill.config.dataset import Files
+from recdistill.config.models import Teachers
 from recdistill.errors import UserError
 from recdistill.files import write_json
 from recdistill.models.shape import shape_of
@@ -109,6 +110,14 @@ def test_other_teachers_are_another_plan(there: Job, tmp_path: Path) -> None:
     assert plan(there, "2026-01-06", tmp_path).teachers == "2026-01-05"
     changed_job = there.model_copy(update={"teachers": there.teachers.model_copy(update={"folds": 3})})
     assert plan(changed_job, "2026-01-06", tmp_path).teachers == "2026-01-06"
+
+
+def test_a_committee_of_another_seed_is_another_one(there: Job) -> None:
+    def seeded(seed: int) -> Job:
+        teachers = {**there.teachers.model_dump(exclude_unset=True), "seed": seed}
+        return there.model_copy(update={"teachers": Teachers.model_validate(teachers)})
+
+    assert teaching(seeded(0)) == teaching(there) != teaching(seeded(1))
 
 
 def test_a_night_is_the_same_job_on_its_own_days(there: Job, tmp_path: Path) -> None:
