@@ -202,7 +202,9 @@ def read_blocks(
     """
     parts = rows.parts(dataset) if parts is None else parts
     if shuffle is not None:
-        parts = sorted((parts[at] for at in shuffle.permutation(len(parts))), key=lambda part: part.day)
+        parts = [parts[at] for at in shuffle.permutation(len(parts))]
+        if sum(part.rows for part in parts) > PART_ROWS:  # else they are one block, and its rows are mixed
+            parts.sort(key=lambda part: part.day)
     wanted = _columns(dataset.schema, features, rows.split)
 
     def tables() -> Iterator[pa.Table]:

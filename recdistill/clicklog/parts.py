@@ -77,7 +77,7 @@ class PartWriter:
         if len(together) == 1:
             self._write(split, block, rows)
             return
-        random = np.random.default_rng([self._day, split, block])
+        random = np.random.default_rng([self._day % 2**32, split, block])  # days before 1970 are negative
         # Whose share is larger by a row goes round, so that no part has more than a block.
         share = (random.permutation(rows.num_rows) + block) % len(together)
         for at, index in enumerate(together):

@@ -21,15 +21,15 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "MIXED", 4)
 
 
-def written(folder: Path, chunk: int) -> dict[int, np.ndarray]:
+def written(folder: Path, chunk: int, day: int = 3) -> dict[int, np.ndarray]:
     """The training rows' numbers in each part; every tenth row validates."""
     (scratch := folder / "scratch").mkdir(parents=True)
     number = np.arange(ROWS)
     split = (number % 10 == 9).astype(int)
-    writer = parts.PartWriter(folder, scratch, {(3, 0): int((split == 0).sum()), (3, 1): int((split == 1).sum())})
+    writer = parts.PartWriter(folder, scratch, {(day, at): int((split == at).sum()) for at in (0, 1)})
     for start in range(0, ROWS, chunk):
         some = number[start : start + chunk]
-        writer.add(pa.table({"row": some, "label": some % 2}), np.full(len(some), 3), split[start : start + chunk])
+        writer.add(pa.table({"row": some, "label": some % 2}), np.full(len(some), day), split[start : start + chunk])
     writer.close()
     assert not list(scratch.iterdir())
     found = {}
@@ -58,7 +58,7 @@ def test_a_part_holds_rows_of_many_places_in_the_log(tmp_path: Path) -> None:
 
 
 def test_how_rows_come_in_does_not_decide_where_they_go(tmp_path: Path) -> None:
-    once, other = written(tmp_path / "once", ROWS), written(tmp_path / "other", 17)
+    once, other = written(tmp_path / "once", ROWS, day=-9), written(tmp_path / "other", 17, day=-9)
     assert once.keys() == other.keys()
     assert all(np.array_equal(once[index], other[index]) for index in once)
 
