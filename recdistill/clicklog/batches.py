@@ -1,9 +1,9 @@
 """Parquet parts to training batches: Arrow tables are filtered, joined and shuffled, then become tensors.
 
 A part (at most `PART_ROWS` rows) is the unit of reading; small parts are read together until they make that many
-rows. Days stay in order even where rows are shuffled: what was clicked changes, and who learns the newest days last is
-better on the days that follow (Globo, in tests/benchmarks/LEDGER.md). Memory holds a few such blocks: the one in use,
-one ready, one being made, and the parts that are read for the next.
+rows. Where they make several blocks, days stay in order even if rows are shuffled: what was clicked changes, and who
+learns the newest days last is better on the days that follow (Globo, in tests/benchmarks/LEDGER.md). Memory holds a few
+such blocks: the one in use, one ready, one being made, and the parts that are read for the next.
 """
 
 from __future__ import annotations
@@ -196,6 +196,8 @@ def read_blocks(
     add: Callable[[Block], None] | None = None,
 ) -> Iterator[Block]:
     """Blocks of the rows meant, in dataset order, or with each day's parts in random order and each block's rows too.
+
+    Days that make one block all together are mixed in it.
 
     Only the columns of `features` (all when None) are read, and only `parts` where they are given. `add` may put more
     into the `extra` of a block. Meanwhile a thread makes the next block, and another one reads what comes after it.
