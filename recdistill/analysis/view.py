@@ -103,8 +103,8 @@ class RunView:
         return _by_value(_slice(self.report["slices"], feature)).rename_axis(feature)
 
     def days(self) -> pd.DataFrame:
-        """The same for the days of the test, a row each, in order. Empty where there is only one."""
-        return _by_value(self.report["days"]).rename_axis("day")
+        """The same for the days of the test, a row each, in order. Empty where there is only one, or the report is old."""
+        return _by_value(self.report.get("days", [])).rename_axis("day")
 
     def passes(self) -> pd.Series:
         """Teacher passes, a teacher scoring a row each: all there are, computed, reused, saved."""

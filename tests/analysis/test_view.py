@@ -103,6 +103,8 @@ def test_importance_and_metrics_by_slice(run: analysis.RunView) -> None:
     assert run.days()[("big", "auc")].to_dict() == {"2026-01-02": 0.7, "2026-01-03": 0.7}
     with pytest.raises(KeyError, match="evaluate.slices, which are: country"):
         run.slices("city")
+    del run.report["days"]  # as reports of before have it
+    assert run.days().empty
 
 
 def test_training_curves_come_from_the_students(run: analysis.RunView) -> None:
