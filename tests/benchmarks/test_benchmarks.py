@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from recdistill.config.load import load_job
+
 HERE = Path(__file__).parent
 SMALL = {
     "auc": ["--rows", "2000"],
@@ -32,3 +34,11 @@ def test_a_benchmark_runs_and_writes_its_page(
     page = (tmp_path / f"{name}.md").read_text(encoding="utf-8")
     assert page.startswith(f"# {name.replace('_', ' ')}\n") and "| " in page
     assert str(tmp_path) not in page
+
+
+@pytest.mark.parametrize("name, overrides", [("nightly", "SIMULATOR"), ("globo", "GLOBO")])
+def test_two_weeks_of_nights_fit_the_ready_jobs(name: str, overrides: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(HERE)
+    nights = runpy.run_path(str(HERE / "two_weeks.py"))
+    job = load_job(nights["JOBS"] / f"{name}.yaml", nights[overrides])
+    assert job.service is not None and job.service.train_days < 5
