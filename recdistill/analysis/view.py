@@ -103,7 +103,7 @@ class RunView:
         return _by_value(_slice(self.report["slices"], feature)).rename_axis(feature)
 
     def days(self) -> pd.DataFrame:
-        """The same for the days of the test, a row each, in order. Empty where there is one, or none was told."""
+        """The same for the days of the test, a row each, in order. Empty for one day alone and for old reports."""
         return _by_value(self.report.get("days", [])).rename_axis("day")
 
     def passes(self) -> pd.Series:
