@@ -92,9 +92,22 @@ def headline(report: dict[str, Any]) -> str:
     without = [metric for metric, stat in found.items() if not stat]
     if not shares:
         defined = any(stat["mean"] is not None for stat in report["gap"].values())
-        return "There is no gap to recover." if defined else "The gap is not defined on these test rows."
+        if not defined:
+            return "The gap is not defined on these test rows."
+        return f"There is no gap to recover{_beside_alone(report, hero)}."
     more = f"; in {without[0]} there is none to recover" if without else ""
     return f"{hero.capitalize()} recovers {' and '.join(shares)}{more}."
+
+
+def _beside_alone(report: dict[str, Any], hero: str) -> str:
+    """What teachers brought, where it is no part of a gap."""
+    pairs = [pair["ne"] for pair in report.get("comparisons", []) if pair["against"] == ALONE]
+    found = verdict(pairs[0]) if pairs else "not known"
+    if found == "not known":
+        return ""
+    if found == "no clear difference":
+        return f", and no clear difference between {hero} and the student alone"
+    return f"; {hero} is {found} than the student alone by {number(abs(pairs[0]['mean']))} NE"
 
 
 def _part(metric: str, stat: dict[str, Any]) -> str:

@@ -115,7 +115,7 @@ def test_names_are_escaped(report):
 def test_says_that_there_is_no_gap(make_world):
     world = make_world({"alone": 0.3, "diverse": 0.3})
     page = render(evaluate(world.dataset, world.models, Evaluate(resamples=200), {}))
-    assert "<h1>There is no gap to recover.</h1>" in page
+    assert "<h1>There is no gap to recover, and no clear difference between diverse and the student alone.</h1>" in page
     assert page.count("is not above zero") >= 2
 
 
@@ -141,6 +141,23 @@ def test_headline(auc, ne, gap, expected):
         found[metric] = None if mean is None else {"mean": mean, "low": mean - 0.2, "high": mean + 0.2}
     report = {"gap_recovered": {"diverse": found}, "gap": {"auc": {"mean": gap}, "ne": {"mean": gap}}}
     assert headline(report) == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "expected"),
+    [
+        (0.001, "There is no gap to recover; diverse is better than the student alone by 0.0110 NE."),
+        (-0.021, "There is no gap to recover; diverse is worse than the student alone by 0.0110 NE."),
+        (-0.01, "There is no gap to recover, and no clear difference between diverse and the student alone."),
+        (None, "There is no gap to recover."),
+    ],
+)
+def test_headline_says_what_teachers_brought_where_there_is_no_gap(low, expected):
+    high = None if low is None else low + 0.02
+    stat = {"mean": None if low is None else (low + high) / 2, "low": low, "high": high}
+    report = {"gap_recovered": {"diverse": {"auc": None, "ne": None}}, "gap": {"auc": {"mean": 0.1}}}
+    pairs = [{"method": "diverse", "against": name, "ne": stat} for name in ("alone", "mean")]
+    assert headline({**report, "comparisons": pairs}) == expected
 
 
 def test_verdicts_durations_and_shades():
