@@ -100,8 +100,9 @@ def headline(report: dict[str, Any]) -> str:
 
 
 def _beside_alone(report: dict[str, Any], hero: str) -> str:
-    """What teachers brought, where it is no part of a gap."""
-    pairs = [pair["ne"] for pair in report.get("comparisons", []) if pair["against"] == ALONE]
+    """What teachers brought, where it is no part of a gap. Of several runs together there are no comparisons."""
+    meant = {"method": hero, "against": ALONE}
+    pairs = [pair["ne"] for pair in report.get("comparisons", []) if meant.items() <= pair.items()]
     found = verdict(pairs[0]) if pairs else "not known"
     if found == "not known":
         return ""

@@ -37,8 +37,7 @@ def test_a_benchmark_runs_and_writes_its_page(
 
 
 @pytest.mark.parametrize("name, overrides", [("nightly", "SIMULATOR"), ("globo", "GLOBO")])
-def test_two_weeks_of_nights_fit_the_ready_jobs(name: str, overrides: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(HERE)
+def test_two_weeks_of_nights_fit_the_ready_jobs(name: str, overrides: str) -> None:
     nights = runpy.run_path(str(HERE / "two_weeks.py"))
     job = load_job(nights["JOBS"] / f"{name}.yaml", nights[overrides])
     assert job.service is not None and job.service.train_days < 5
