@@ -21,6 +21,7 @@ import torch
 
 from recdistill.clicklog.batches import Block
 from recdistill.clicklog.encode import encode_log, raw_log
+from recdistill.clicklog.match import with_sources
 from recdistill.clicklog.schema import Dataset, Schema, read_schema
 from recdistill.errors import UserError
 from recdistill.files import atomic, file_sha256
@@ -46,7 +47,7 @@ def export_student(trained: Path, dataset: Dataset, out: Path) -> None:
         shutil.copytree(dataset.root / "vocabulary", out / "vocabulary", dirs_exist_ok=True)
     model = load_model(out)
     table = pq.ParquetFile(dataset.parts("test")[0].path).read_row_group(0).slice(0, CHECK_ROWS)
-    table = table.select(["example_id", *model.shape.features])
+    table = table.select(["example_id", *with_sources(dataset.schema, model.shape.features)])
     logit = _logits(model, table, dataset.schema)
     check = table.append_column(EXPECTED, pa.array(logit.numpy(), pa.float32()))
     with atomic(out / "check.parquet") as partial:

@@ -11,7 +11,7 @@ import torch
 from recdistill import parallel
 from recdistill.clicklog.schema import DenseColumn, Schema, Sparse, Table, read_schema
 from recdistill.config import Job
-from recdistill.config.dataset import Bag, Bucket, Dense, History, Single
+from recdistill.config.dataset import Bag, Bucket, History, Number, Single
 from recdistill.config.models import DlrmTeacher, FileTeacher
 from recdistill.errors import UserError
 from recdistill.files import SUCCESS
@@ -133,7 +133,7 @@ def _declared(job: Job) -> Schema:
     """A schema with the most rows that each table may have by the job itself."""
     sparse, dense, tables, unknown = [], [], [], []
     for name, feature in job.dataset.features.items():
-        if isinstance(feature, Dense):
+        if isinstance(feature, Number):
             dense.append(DenseColumn(name=name, mean=0.0, std=1.0, source={}))
             continue
         shared = feature.of if isinstance(feature, History) else getattr(feature, "share", None)

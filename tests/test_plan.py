@@ -47,12 +47,15 @@ DECLARED = """\
 name: declared
 dataset:
   log: {paths: "log/*.csv"}
+  time: {column: when, unit: s}
   split: {by: order, validation: 0.1, test: 0.1}
   features:
     user: {kind: single, hash: {size: 1000000}}
     friend: {kind: bag, share: user}
     item: {kind: single, max_values: 5000}
     age: {kind: bucket, bins: 10}
+    ages: {kind: history, user: user, of: age}
+    same_age: {kind: match, of: ages}
     price: {kind: dense}
 teachers:
   regime: out_of_fold

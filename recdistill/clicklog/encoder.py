@@ -14,10 +14,11 @@ from recdistill.clicklog.hashing import hashed_ids
 from recdistill.clicklog.history import History
 from recdistill.clicklog.layout import Layout
 from recdistill.clicklog.lookup import Lookup, factorise
+from recdistill.clicklog.match import matches
 from recdistill.clicklog.schema import DenseColumn, Schema, Sparse, Table
 from recdistill.clicklog.statistics import transform
 from recdistill.clicklog.typed import Counts
-from recdistill.config.dataset import Bag, Bucket, Dataset
+from recdistill.config.dataset import Bag, Bucket, Dataset, Match, Number
 from recdistill.config.dataset import Dense as DenseSpec
 from recdistill.config.dataset import History as HistorySpec
 from recdistill.errors import UserError
@@ -72,10 +73,13 @@ class Encoder:
         """The dataset's columns for a typed table, row by row in the same order."""
         out: dict[str, pa.Array] = {name: _one(typed[name]).cast(ROW_COLUMNS[name]) for name in self._row_columns}
         for name, column in self._layout.features.items():
-            if name not in self._histories:
+            if column in typed.column_names:
                 out[name] = self._feature(self._features[name], _one(typed[column]))
         for name in self._histories:
             out[name] = self._history(name, typed, out)
+        for name, spec in self._layout.spec.features.items():
+            if isinstance(spec, Match):
+                out[name] = matches(out[spec.of], out[_history(self._layout.spec, spec.of).of])
         return pa.table([out[name] for name in self.schema.names], schema=self.schema)
 
     def _feature(self, feature: Sparse | DenseColumn, cells: pa.Array) -> pa.Array:
@@ -119,8 +123,7 @@ class Encoder:
         return pa.array(np.where(good, scaled, np.float32(0)))
 
     def _history(self, name: str, typed: pa.Table, out: dict[str, pa.Array]) -> pa.Array:
-        spec = self._layout.spec.features[name]
-        assert isinstance(spec, HistorySpec)
+        spec = _history(self._layout.spec, name)
         items = out[spec.of]
         happened = np.asarray(items.is_valid())
         if spec.outcome != "any":
@@ -142,6 +145,12 @@ class Encoder:
         self.counts[what, feature] += int(flags.sum())
 
 
+def _history(spec: Dataset, name: str) -> HistorySpec:
+    feature = spec.features[name]
+    assert isinstance(feature, HistorySpec)
+    return feature
+
+
 def _arrow_type(feature: Sparse | DenseColumn) -> pa.DataType:
     if isinstance(feature, DenseColumn):
         return pa.float32()
@@ -152,12 +161,12 @@ def _check(learned: dict[str, Sparse | DenseColumn], tables: dict[str, Table], s
     """Refuses a schema (in `path`) whose features and tables are not those that `spec` asks for."""
     for name, feature in spec.features.items():
         known = learned.get(name)
-        if isinstance(feature, DenseSpec):
+        if isinstance(feature, Number):
             fits = isinstance(known, DenseColumn)
         else:
             owner = feature.of if isinstance(feature, HistorySpec) else getattr(feature, "share", None) or name
             hashed = getattr(spec.features[owner], "hash", None) is not None
-            encoding = "bucket" if isinstance(feature, Bucket) else "hash" if hashed else "vocabulary"
+            encoding = "bucket" if isinstance(spec.features[owner], Bucket) else "hash" if hashed else "vocabulary"
             kind = "bag" if isinstance(feature, Bag | HistorySpec) else "single"
             fits = isinstance(known, Sparse) and (known.kind, known.table) == (kind, owner)
             fits = fits and tables[owner].encoding == encoding

@@ -8,7 +8,7 @@ Columns of a typed batch:
 - `$draw` float64 in [0, 1) for a random split;
 - `u0`, `u1`, ... string: the users of `split` and of histories;
 - `f0`, `f1`, ... for the features in order: string (single), list of string (bag), float64 (dense and bucket); a
-  history has none. Numbered, because names that differ only in case are the same to DuckDB.
+  history and a match have none. Numbered, because names that differ only in case are the same to DuckDB.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import cached_property
 
 import pyarrow as pa
 
-from recdistill.config.dataset import Bag, Dataset, Feature, History, Single
+from recdistill.config.dataset import Bag, Dataset, Feature, History, Match, Single
 
 
 class Layout:
@@ -48,7 +48,7 @@ class Layout:
         """Raw columns that must be there, the label apart."""
         time = self.time.column if self.time else None
         given = [name for name in (self.spec.example_id, self.weight, self.true_probability, time) if name]
-        features = [self.raw(name) for name, feature in self.spec.features.items() if not isinstance(feature, History)]
+        features = [self.raw(name) for name, feature in self.spec.features.items() if _is_read(feature)]
         return list(dict.fromkeys([*given, *self.users, *features]))
 
     @cached_property
@@ -66,9 +66,14 @@ class Layout:
         fields |= dict.fromkeys(self.users.values(), pa.string())
         for name, column in self.features.items():
             feature = self.spec.features[name]
-            if not isinstance(feature, History):
+            if _is_read(feature):
                 fields[column] = _feature_type(feature)
         return pa.schema(fields)
+
+
+def _is_read(feature: Feature) -> bool:
+    """Whether a feature has a column of the log's, and does not come of others."""
+    return not isinstance(feature, History | Match)
 
 
 def _feature_type(feature: Feature) -> pa.DataType:

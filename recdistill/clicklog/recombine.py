@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from recdistill.clicklog.match import with_matches
 from recdistill.clicklog.parts import read_part, write_part
 from recdistill.clicklog.schema import PART_ROWS, Dataset, Manifest, PartRecord, SplitName, write_dataset
 from recdistill.config.job import Recombine
@@ -52,7 +53,7 @@ def recombine(
         shown = read_part(part, features).combine_chunks()
         random = np.random.default_rng([settings.seed, done])
         for rows in _pieces(round(part.rows * settings.rows)):
-            made = _recombined(shown, settings, rows, random)
+            made = with_matches(_recombined(shown, settings, rows, random), schema)
             ids = np.arange(rows, dtype=np.int64) + len(records) * PART_ROWS
             index = written.get(part.day, 0)
             written[part.day] = index + 1

@@ -16,7 +16,7 @@ from recdistill.clicklog.schema import Dataset as DatasetOnDisk
 from recdistill.clicklog.schema import DenseColumn, Schema, Sparse, Table
 from recdistill.clicklog.scratch import Scratch
 from recdistill.clicklog.typed import Counts
-from recdistill.config.dataset import Bag, Bucket, Dataset, Dense, Hash, History, Single
+from recdistill.config.dataset import Bag, Bucket, Dataset, Dense, Hash, History, Match, Single
 from recdistill.files import atomic
 
 _TRAIN = '"$split" = 0'
@@ -43,6 +43,9 @@ def learn(scratch: Scratch, layout: Layout, out: Path, like: DatasetOnDisk | Non
     dense: list[DenseColumn] = []
     for name, feature in spec.features.items():
         column, source = f'"{layout.features[name]}"', feature.model_dump(mode="json")
+        if isinstance(feature, Match):
+            dense.append(DenseColumn(name=name, mean=0.0, std=1.0, source=source))
+            continue
         if isinstance(feature, Dense):
             if name in kept:
                 dense.append(kept[name])

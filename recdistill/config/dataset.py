@@ -212,10 +212,24 @@ class Bucket(Section):
     bins: int = Field(20, ge=2, le=10_000)
 
 
+class Match(Section):
+    """How many ids of a user's history `of` are this row's own: log(1 + their number), a dense feature.
+
+    The row's own id is that of the feature that the history is of. It says without a table whether a user comes back to
+    an artist or reads this section again; a value that no training row has is never a match.
+    """
+
+    kind: Literal["match"]
+    of: str
+
+
 RESERVED = frozenset({"example_id", "label", "weight", "time", "true_probability"})
 """Columns that every dataset may have beside its features."""
 
-Feature = Annotated[Single | Bag | History | Dense | Bucket, Field(discriminator="kind")]
+Number = Dense | Match
+"""What models read as a number."""
+
+Feature = Annotated[Single | Bag | History | Dense | Bucket | Match, Field(discriminator="kind")]
 
 
 class Dataset(Section):
@@ -274,12 +288,18 @@ class Dataset(Section):
         for name, feature in self.features.items():
             if name in RESERVED:
                 raise ValueError(f"feature {name!r} has a name that the dataset itself uses: name it otherwise")
-            column = None if isinstance(feature, History) else feature.column or name
+            column = None if isinstance(feature, History | Match) else feature.column or name
             if column is not None and column in (self.label.column, self.true_probability):
                 raise ValueError(f"feature {name!r} reads the label or the true probability, which would give it away")
+            if isinstance(feature, Match):
+                if not isinstance(self.features.get(feature.of), History):
+                    raise ValueError(f"feature {name!r} refers to {feature.of!r}, which is no history feature here")
+                continue
             other = feature.of if isinstance(feature, History) else getattr(feature, "share", None)
-            if other is not None and not isinstance(self.features.get(other), Single | Bag):
-                raise ValueError(f"feature {name!r} refers to {other!r}, which is no single or bag feature here")
+            kinds = Single | Bag | Bucket if isinstance(feature, History) else Single | Bag
+            if other is not None and not isinstance(self.features.get(other), kinds):
+                allowed = "single, bag or bucket" if isinstance(feature, History) else "single or bag"
+                raise ValueError(f"feature {name!r} refers to {other!r}, which is no {allowed} feature here")
             if isinstance(feature, History) and self.time is None:
                 raise ValueError(f"feature {name!r} is a history, which needs `time` to know what came before")
             if isinstance(feature, Single | Bag) and feature.share is not None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from recdistill.config.base import MOST_TOLD, NAME, Location, Section, expand, nearest
-from recdistill.config.dataset import Dataset, Dense, Feature, History
+from recdistill.config.dataset import Dataset, Feature, History, Match, Number
 from recdistill.config.models import FileTeacher, Student, Teachers, Train
 from recdistill.config.service import Service
 from recdistill.remote import is_url
@@ -67,10 +67,14 @@ class Recombine(Section):
         return self
 
     def over(self, features: dict[str, Feature]) -> Recombine:
-        """The same with every feature that moves in a group: those of one column are never apart."""
+        """The same with every feature that moves in a group: those of one column are never apart.
+
+        How much a history matches is no group's: it is worked out anew for each row.
+        """
         groups, held = [list(group) for group in self.groups], {name for group in self.groups for name in group}
-        place = {_column(name, features[name]): group for group in groups for name in group}
-        for name, feature in features.items():
+        moved = {name: feature for name, feature in features.items() if not isinstance(feature, Match)}
+        place = {_column(name, moved[name]): group for group in groups for name in group}
+        for name, feature in moved.items():
             column = _column(name, feature)
             if name in held or (self.others == "stay" and column not in place):
                 continue
@@ -83,7 +87,7 @@ class Recombine(Section):
 
 def _column(name: str, feature: Feature) -> str:
     """The log's column that a feature is made of; of a history the user's."""
-    return feature.user if isinstance(feature, History) else feature.column or name
+    return feature.user if isinstance(feature, History) else getattr(feature, "column", None) or name
 
 
 class Tune(Section):
@@ -199,14 +203,17 @@ class Job(Section):
         whole = self.student.features or list(known)
         models += [("student.without", [n for n in whole if n not in names]) for names in self.student.without]
         for where, names in models:
-            if names is not None and all(isinstance(known.get(name), Dense) for name in names):
+            if names is not None and all(isinstance(known.get(name), Number) for name in names):
                 problems.append(f"{where}: needs at least one feature that is not dense")
         for name in self.launch.row_wise:
             feature = known.get(name)
             owner = feature.of if isinstance(feature, History) else getattr(feature, "share", None)
-            if isinstance(feature, Dense) or owner:
+            if isinstance(feature, Number) or owner:
                 hint = f"name {owner!r}, whose table it shares" if owner else "a dense feature needs none"
                 problems.append(f"launch.row_wise: {name!r} has no table of its own; {hint}")
+        for name in itertools.chain(*groups):
+            if isinstance(known.get(name), Match):
+                problems.append(f"distill.recombine.groups: {name!r} is worked out anew for every row; leave it out")
         if self.teachers.by_day and self.dataset.split.by != "days":
             problems.append(f"teachers.regime: {self.teachers.regime} needs dataset.split: {{by: days}}")
         if problems:

@@ -83,21 +83,33 @@ def _check(path: Path, student: Path, shift: float) -> None:
 
 def _values(one: Input, check: pa.Table, student: Path, schema: Schema, spec: Dataset) -> np.ndarray:
     """Values of the log that the check's rows may have been made of."""
-    if one.kind == "number":
+    if one.kind == "number" and not one.several:
         return _numbers(one, check, schema, spec)
     feature = one.features[0]
     table, ids = schema.table(feature), check[feature].to_pylist()
     if one.several:
         length = max(map(len, ids))
         ids = [[*row, *[None] * (length - len(row))] for row in ids]
-    word: Any = _hash_of(table) if one.kind == "hash" else _text_of(student, table, missing_texts(spec, feature))
+    word = _word(one.kind, table, student, missing_texts(spec, feature))
     if one.several:
         return np.array([[word(id_) for id_ in row] for row in ids], dtype=_dtype(one)).reshape(len(ids), length)
     return np.array([word(id_) for id_ in ids], dtype=_dtype(one))
 
 
 def _dtype(one: Input) -> Any:
-    return np.uint64 if one.kind == "hash" else object
+    return {"text": object, "hash": np.uint64, "number": np.float64}[one.kind]
+
+
+def _word(kind: str, table: Table, student: Path, missing: list[str]) -> Any:
+    """What a log may have had for an id."""
+    if kind == "text":
+        return _text_of(student, table, missing)
+    return _hash_of(table) if kind == "hash" else _number_of(table)
+
+
+def _number_of(table: Table) -> Any:
+    edges = [-math.inf, *(table.boundaries or [])]  # the least of each bucket
+    return lambda id_: math.nan if id_ is None else edges[id_ - 1]
 
 
 def _hash_of(table: Table) -> Any:

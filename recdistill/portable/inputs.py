@@ -5,7 +5,10 @@ Ids are looked up as texts, as a log's are: `"7"`, whatever the type of the colu
 - the text of a feature of one id, string [rows], of a bag or a history string [rows, any]; `""` is missing, and fills
   up a row of fewer ids;
 - where ids are hashed, in place of the text its XXH3-64, uint64, 0 where missing: there is no such operator;
-- numbers, float64 [rows], NaN where missing; a number and its buckets are one input.
+- numbers, float64 [rows], NaN where missing; a number and its buckets are one input; of a history of buckets float64
+  [rows, any], NaN fills up.
+
+How many ids of a history are the row's own is counted here, of both.
 """
 
 from __future__ import annotations
@@ -19,9 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from onnx import TensorProto, numpy_helper
 
+from recdistill.clicklog.match import with_sources
 from recdistill.clicklog.schema import DenseColumn, Schema, Sparse, Table
 from recdistill.clicklog.statistics import FINITE
-from recdistill.config.dataset import Bag, Bucket, Dataset, Dense, History
+from recdistill.config.dataset import Bag, Dataset, Dense, History, Match
 from recdistill.errors import UserError
 from recdistill.portable.graph import ML, Graph
 
@@ -80,16 +84,18 @@ class Input:
 def inputs_of(spec: Dataset, schema: Schema, features: list[str]) -> list[Input]:
     """What a model of these features is handed, in the order of features."""
     found: list[Input] = []
-    for name in features:
+    for name in with_sources(schema, features):
         section = spec.features[name]
+        if isinstance(section, Match):
+            continue
         one = Input(name, "number", isinstance(section, Bag | History))
         if isinstance(section, History):
             one.most, one.history_of = section.last, section.of
         else:
             one.name = section.column or name
             one.most = section.max_length if isinstance(section, Bag) else None
-        if not isinstance(section, Dense | Bucket):
-            table = schema.table(name)
+        table = None if isinstance(section, Dense) else schema.table(name)
+        if table is not None and table.encoding != "bucket":
             hashed = table.encoding == "hash"
             one.kind, one.salt = ("hash", table.salt or 0) if hashed else ("text", None)
         same = [other for other in found if replace(other, features=[]) == one]
@@ -187,19 +193,21 @@ class Reader:
         g = self.graph
         over = g.op(
             "GreaterOrEqual",
-            g.op("Unsqueeze", given, g.constant([1], np.int64)),
-            g.constant([table.boundaries or []], np.float64),
+            g.op("Unsqueeze", given, g.constant([-1], np.int64)),
+            g.constant(table.boundaries or [], np.float64),
         )
-        count = g.op("ReduceSum", g.op("Cast", over, to=TensorProto.INT64), g.constant([1], np.int64), keepdims=0)
+        count = g.op("ReduceSum", g.op("Cast", over, to=TensorProto.INT64), g.constant([-1], np.int64), keepdims=0)
         return g.op(
             "Where", g.op("IsNaN", given), g.constant(-1, np.int64), g.op("Add", count, g.constant(1, np.int64))
         )
 
     def number(self, feature: str) -> str:
         """A dense feature, float32 [rows]: 0 where it is missing or not finite."""
-        g, given, column = self.graph, self._given[feature], self._dense[feature]
         section = self.spec.features[feature]
+        if isinstance(section, Match):
+            return self._matches(section.of)
         assert isinstance(section, Dense)
+        g, given, column = self.graph, self._given[feature], self._dense[feature]
         size = g.op("Abs", given)
         good = g.op("LessOrEqual", size, g.constant(FINITE, np.float64))
         value = given
@@ -209,6 +217,18 @@ class Reader:
         scaled = g.op("Cast", g.op("Div", g.op("Sub", value, middle), std), to=TensorProto.FLOAT)
         fits = g.op("LessOrEqual", g.op("Abs", scaled), g.constant(FINITE, np.float32))
         return g.op("Where", g.op("And", good, fits), scaled, g.constant(0.0, np.float32))
+
+    def _matches(self, history: str) -> str:
+        g, own = self.graph, self._sparse[history].source["of"]
+        past, present = self.ids(history), self.ids(own)
+        zero, second, third = g.constant(0, np.int64), g.constant([1], np.int64), g.constant([2], np.int64)
+        if self._sparse[own].kind == "single":
+            present = g.op("Unsqueeze", present, second)
+        same = g.op("Equal", g.op("Unsqueeze", past, third), g.op("Unsqueeze", present, second))
+        among = g.op("ReduceSum", g.op("Cast", same, to=TensorProto.INT64), third, keepdims=0)
+        match = g.op("And", g.op("Greater", among, zero), g.op("Greater", past, zero))
+        count = g.op("ReduceSum", g.op("Cast", match, to=TensorProto.DOUBLE), second, keepdims=0)
+        return g.op("Cast", g.op("Log", g.op("Add", count, g.constant(1.0, np.float64))), to=TensorProto.FLOAT)
 
 
 def vocabulary(folder: Path, table: Table) -> list[str]:

@@ -61,7 +61,8 @@ RECOMBINED = {
 @pytest.mark.parametrize(("settings", "groups"), RECOMBINED.items())
 def test_features_of_one_column_are_recombined_together(job_file: Path, settings: str, groups: list[list[str]]) -> None:
     seen = "seen: {kind: history, user: user, of: C1}"
-    features = f"user: {{kind: single}}, {seen}, C1..C3: {{kind: single}}, age: {{kind: dense, bins: 5}}"
+    again = "again: {kind: match, of: seen}"  # which is no group's: it is counted anew
+    features = f"user: {{kind: single}}, {seen}, {again}, C1..C3: {{kind: single}}, age: {{kind: dense, bins: 5}}"
     job = load_job(
         job_file,
         [
@@ -73,6 +74,18 @@ def test_features_of_one_column_are_recombined_together(job_file: Path, settings
     assert job.distill.recombine is not None
     found = job.distill.recombine.over(job.dataset.features)
     assert (found.groups, found.others, found.rows) == (groups, "stay", 2.0)
+
+
+def test_a_match_is_in_no_group(complaints: Complain) -> None:
+    features = "user: {kind: single}, seen: {kind: history, user: user, of: C1}, C1..C3: {kind: single}"
+    said = complaints(
+        overrides=(
+            f"dataset.features={{{features}, again: {{kind: match, of: seen}}}}",
+            "dataset.time={column: time, unit: s}",
+            "distill.recombine={groups: [[C1, again]]}",
+        )
+    )
+    assert "'again' is worked out anew for every row; leave it out" in " ".join(said)
 
 
 def test_more_columns_than_groups_share_them(job_file: Path) -> None:

@@ -43,6 +43,17 @@ SHARED = {
     "liked": FEATURES["liked"],
     "user": {"kind": "single", "share": "item"},
 }
+MATCHES = {
+    "item": FEATURES["item"],
+    "tags": FEATURES["tags"],
+    "price": {"kind": "bucket", "bins": 4},
+    "liked": FEATURES["liked"],
+    "had": {"kind": "history", "user": "user", "of": "tags", "last": 5},
+    "prices": {"kind": "history", "user": "user", "of": "price", "last": 4},
+    "same_item": {"kind": "match", "of": "liked"},
+    "same_tags": {"kind": "match", "of": "had"},
+    "same_price": {"kind": "match", "of": "prices"},
+}
 CUT = {"compression": 2.5}
 STUDENTS = [
     (FEATURES, {"dims": [4], "bottom": [4], "top": [8], **CUT}),
@@ -52,6 +63,11 @@ STUDENTS = [
     (NUMBERS, {"dims": [4], "top": [4], "compression": 1}),
     (BAGS, {"dims": [4], "top": [4], "compression": 1}),
     (SHARED, {"dims": [4], "top": [4], "compression": 1}),
+    (MATCHES, {"dims": [4], "top": [4], "compression": 1}),
+    (
+        MATCHES,
+        {"dims": [4], "top": [4], "compression": 1, "features": ["item", "same_item", "same_tags", "same_price"]},
+    ),
 ]
 
 
@@ -78,15 +94,27 @@ def handed(log: Path, features: dict[str, Any]) -> dict[str, np.ndarray]:
     """What a service would hand in for the rows of a log."""
     table = pq.read_table(log)
     words: dict[str, list[Any]] = {name: table[name].to_pylist() for name in ("user", "item", "tags")}
-    past: dict[str, list[str]] = {}
-    words["liked"] = []
-    for user, item, label in zip(words["user"], words["item"], table["label"].to_pylist(), strict=True):
-        before = past.setdefault(user, []) if user not in (None, "", "NA") else []
-        words["liked"].append(before[::-1])
-        before += [item] if label == 1 and item is not None else []
     words["tags"] = [[tag for tag in (text or "").split("|") if tag] for text in words["tags"]]
+    prices = table["price"].to_numpy().astype(np.float64)
+    liked = table["label"].to_numpy() == 1
+    words["liked"] = before(words["user"], [[item] if item is not None else [] for item in words["item"]], liked)
+    words["had"] = before(words["user"], words["tags"], liked)
     given = {name: texts(rows, hashing(name, features)) for name, rows in words.items()}
-    return given | {"price": table["price"].to_numpy().astype(np.float64)}
+    past = before(words["user"], [[price] if not np.isnan(price) else [] for price in prices], liked)
+    longest = max(map(len, past))
+    given["prices"] = np.array([[*row, *[np.nan] * (longest - len(row))] for row in past], np.float64)
+    return given | {"price": prices}
+
+
+def before(users: list[Any], added: list[list[Any]], liked: np.ndarray) -> list[list[Any]]:
+    """What each row's user had before it, newest first; no two rows are at one time."""
+    past: dict[str, list[Any]] = {}
+    found = []
+    for user, values, label in zip(users, added, liked, strict=True):
+        known = past.setdefault(user, []) if user not in (None, "", "NA") else []
+        found.append(known[::-1])
+        known += values if label else []
+    return found
 
 
 def hashing(name: str, features: dict[str, Any]) -> int | None:
