@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recdistill.clicklog.schema import DenseColumn, Schema
+from recdistill.clicklog.schema import Schema
 
 
 def matches(histories: pa.Array, own: pa.Array) -> pa.Array:
@@ -26,25 +26,19 @@ def matches(histories: pa.Array, own: pa.Array) -> pa.Array:
 
 def with_matches(table: pa.Table, schema: Schema) -> pa.Table:
     """The table, of all features of a dataset, with each column of matches made anew of its own history and ids."""
-    of = {sparse.name: sparse.source.get("of") for sparse in schema.sparse}
+    of = {sparse.name: sparse.source["of"] for sparse in schema.sparse if "of" in sparse.source}
     for column in schema.dense:
-        if is_match(column):
-            history = column.source["of"]
-            made = matches(*(table[name].combine_chunks() for name in (history, of[history])))
+        if column.history:
+            made = matches(*(table[name].combine_chunks() for name in (column.history, of[column.history])))
             table = table.set_column(table.column_names.index(column.name), column.name, made)
     return table
 
 
 def with_sources(schema: Schema, features: list[str]) -> list[str]:
     """The features, and after them those that their matches are counted of, each once."""
-    of = {sparse.name: sparse.source.get("of") for sparse in schema.sparse}
-    histories = [column.source["of"] for column in schema.dense if column.name in features and is_match(column)]
+    of = {sparse.name: sparse.source["of"] for sparse in schema.sparse if "of" in sparse.source}
+    histories = [column.history for column in schema.dense if column.name in features and column.history]
     return list(dict.fromkeys([*features, *histories, *(of[name] for name in histories)]))
-
-
-def is_match(column: DenseColumn) -> bool:
-    """Whether a dense column counts matches."""
-    return column.source.get("kind") == "match"
 
 
 def _alone(own: pa.Array) -> pa.Array:

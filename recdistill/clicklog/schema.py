@@ -82,6 +82,11 @@ class DenseColumn(_Record):
     std: float = Field(gt=0)
     source: dict[str, Any]
 
+    @property
+    def history(self) -> str | None:
+        """The history whose ids it counts, of a match."""
+        return self.source.get("of") if self.source.get("kind") == "match" else None
+
 
 class Schema(_Record):
     """What a dataset's columns mean; ships with every exported student."""
@@ -106,6 +111,10 @@ class Schema(_Record):
         for feature in self.sparse:
             if feature.table not in tables:
                 raise ValueError(f"feature {feature.name!r} has no table {feature.table!r}")
+        bags = {feature.name: feature.source.get("of") for feature in self.sparse if feature.kind == "bag"}
+        for column in self.dense:
+            if column.history is not None and bags.get(column.history) not in [each.name for each in self.sparse]:
+                raise ValueError(f"feature {column.name!r} has no history {column.history!r}")
         return self
 
     def table(self, feature: str) -> Table:

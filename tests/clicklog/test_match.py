@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from recdistill.clicklog.match import matches
 from recdistill.clicklog.recombine import recombine
-from recdistill.clicklog.schema import Dataset
+from recdistill.clicklog.schema import Dataset, Schema
 from recdistill.config.job import Recombine
 
 IDS = st.integers(0, 4)
@@ -85,6 +85,13 @@ def test_what_a_user_had_before_is_counted_from_the_log_itself(logs: Any, small:
 
 def test_recombined_rows_are_counted_anew(dataset: Dataset, tmp_path: Any) -> None:
     check(rows_of(recombine(dataset, Recombine(rows=3, groups=[["item", "hashed"], ["tags"], ["age"]]), tmp_path)))
+
+
+def test_a_schema_whose_match_has_no_history_is_refused(dataset: Dataset) -> None:
+    schema = dataset.schema.model_dump()
+    schema["sparse"] = [sparse for sparse in schema["sparse"] if sparse["name"] != "liked"]
+    with pytest.raises(ValueError, match="'same_item' has no history 'liked'"):
+        Schema.model_validate(schema)
 
 
 @pytest.mark.parametrize(
