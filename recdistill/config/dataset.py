@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from recdistill.config.base import MAX_NAMES, NAME, Location, Section, expand
+from recdistill.config.base import MAX_NAMES, NAME, Location, Section, expand, nearest
 
 
 class Files(Section):
@@ -187,6 +187,19 @@ class History(Section):
     of: str
     last: int = Field(20, ge=1, le=1000)
     outcome: Literal["positive", "negative", "any"] = "positive"
+    hidden: bool = False
+    """Models read it only where their `features` name it: it is there for a match."""
+    matches: list[str] = Field([], exclude=True)
+    """Gives the feature `<name>_<other>` too for each of these: a `match` of the `other` that this user had before. For
+    one that the history is not of, `<name>_<other>_before`, a hidden history of it, is what that is counted of."""
+
+    @field_validator("matches", mode="before")
+    @classmethod
+    def _spell_out(cls, value: Any) -> Any:
+        names = expand(value)
+        if len(set(names)) < len(names):
+            raise ValueError("names a feature twice")
+        return names
 
 
 class Dense(Section):
@@ -232,6 +245,23 @@ Number = Dense | Match
 Feature = Annotated[Single | Bag | History | Dense | Bucket | Match, Field(discriminator="kind")]
 
 
+def _spelled_out(name: str, feature: Feature) -> dict[str, Feature]:
+    """A feature, and those that it asks for in short."""
+    if isinstance(feature, Dense) and feature.bins is not None:
+        bucket = Bucket(kind="bucket", column=feature.column or name, bins=feature.bins)
+        return {name: feature.model_copy(update={"bins": None}), f"{name}_bucket": bucket}
+    if not isinstance(feature, History):
+        return {name: feature}
+    bare = feature.model_copy(update={"matches": []})
+    out: dict[str, Feature] = {name: bare}
+    for other in feature.matches:
+        of = name if other == feature.of else f"{name}_{other}_before"
+        if of != name:
+            out[of] = bare.model_copy(update={"of": other, "hidden": True})
+        out[f"{name}_{other}"] = Match(kind="match", of=of)
+    return out
+
+
 class Dataset(Section):
     """The job's `dataset:` section."""
 
@@ -268,17 +298,24 @@ class Dataset(Section):
 
     @field_validator("features")
     @classmethod
-    def _with_buckets(cls, value: dict[str, Feature]) -> dict[str, Feature]:
+    def _with_twins(cls, value: dict[str, Feature]) -> dict[str, Feature]:
+        """With the buckets of numbers, and the matches of histories, that are asked for in short."""
         out: dict[str, Feature] = {}
         for name, feature in value.items():
-            out[name] = feature
-            if isinstance(feature, Dense) and feature.bins is not None:
-                out[name], twin = feature.model_copy(update={"bins": None}), f"{name}_bucket"
-                if twin in value:
-                    raise ValueError(f"feature {twin!r} is given twice: it comes of the `bins` of {name!r} too")
-                if not re.match(NAME, twin):
-                    raise ValueError(f"feature {name!r} has a name too long for its `bins`: name it otherwise")
-                out[twin] = Bucket(kind="bucket", column=feature.column or name, bins=feature.bins)
+            short = "bins" if isinstance(feature, Dense) else "matches"
+            for made, spelled_out in _spelled_out(name, feature).items():
+                if made in out or (made != name and made in value):
+                    raise ValueError(f"feature {made!r} is given twice: it comes of the `{short}` of {name!r} too")
+                if not re.match(NAME, made):
+                    raise ValueError(f"feature {name!r} has a name too long for its `{short}`: name it otherwise")
+                out[made] = spelled_out
+        for name, feature in value.items():
+            for other in feature.matches if isinstance(feature, History) else []:
+                if not isinstance(out.get(other), Single | Bag | Bucket):
+                    hint = nearest(other, value)
+                    raise ValueError(
+                        f"feature {name!r} matches {other!r}, which is no single, bag or bucket feature here{hint}"
+                    )
         return out
 
     @model_validator(mode="after")

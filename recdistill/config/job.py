@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from recdistill.config.base import MOST_TOLD, NAME, Location, Section, expand, nearest
 from recdistill.config.dataset import Dataset, Feature, History, Match, Number
-from recdistill.config.models import FileTeacher, Student, Teachers, Train
+from recdistill.config.models import FileTeacher, Member, Student, Teachers, Train
 from recdistill.config.service import Service
 from recdistill.remote import is_url
 
@@ -83,6 +83,15 @@ class Recombine(Section):
             place[column].append(name)
         dealt = [list(itertools.chain(*groups[start::MOST_GROUPS])) for start in range(min(len(groups), MOST_GROUPS))]
         return self.model_copy(update={"groups": dealt, "others": "stay"})
+
+
+Sees = TypeVar("Sees", Student, Member)
+
+
+def _seeing(model: Sees, shown: list[str]) -> Sees:
+    """The same model, which sees what is shown where it does not say itself what it sees."""
+    own = isinstance(model, FileTeacher) or model.features is not None
+    return model if own else model.model_copy(update={"features": shown})
 
 
 def _column(name: str, feature: Feature) -> str:
@@ -179,6 +188,18 @@ class Job(Section):
         if value is not None and (not is_url(value) or value.startswith("file:")):
             raise ValueError("expected a place in an object store, like s3://bucket/prefix")
         return value
+
+    @field_validator("teachers", "student")
+    @classmethod
+    def _see(cls, value: Teachers | Student, info: ValidationInfo) -> Teachers | Student:
+        """With every feature that is not hidden named, where some are and a model names none."""
+        features = info.data["dataset"].features if "dataset" in info.data else {}
+        shown = [name for name, feature in features.items() if not getattr(feature, "hidden", False)]
+        if len(shown) == len(features):
+            return value
+        if isinstance(value, Teachers):
+            return value.model_copy(update={"members": {name: _seeing(m, shown) for name, m in value.members.items()}})
+        return _seeing(value, shown)
 
     @model_validator(mode="after")
     def _features_exist(self) -> Job:

@@ -28,12 +28,14 @@ from recdistill.init.sizes import (
     choose_without,
 )
 from recdistill.init.splits import choose_split
-from recdistill.init.subjects import comes_again, follows, goes_with, holds_items, tells
+from recdistill.init.subjects import comes_again, comes_back, follows, goes_with, holds_items, in_common, tells
 from recdistill.init.together import together
 
 LEAST_ROWS = 100
 MOST_BUCKETS, BINS = 64, 20
 """Numbers that are cut into buckets too, at most, and into how many."""
+MOST_MATCHED = 8
+"""Features that a history is compared with: each is a history of its own to keep."""
 
 
 @dataclass
@@ -85,6 +87,35 @@ class Draft:
         rated = self.roles.label.at_least is not None
         found = {"liked": "positive", "disliked": "negative"} if rated else {"clicked": "positive"}
         return {name if name not in self.columns else f"{name}_before": outcome for name, outcome in found.items()}
+
+    @property
+    def matched(self) -> list[str]:
+        """Features of which it is counted how many a user's earlier items have the row's own (a history's `matches`).
+
+        What items have in common, and items themselves where users come back to them: a small student has no room to
+        learn that from ids (MovieLens-1M and Globo, in tests/benchmarks/LEDGER.md).
+        """
+        if not self.histories:
+            return []
+        user, item = (self.columns[self.roles.subjects[role]] for role in ("user", "item"))
+        own = [self.named(item.name)] if comes_back(user, item) else []
+        shared = [name for name, choice in self.features.items() if self._in_common(choice, item)]
+        return [name for name in (*own, *shared) if self._free(name)][:MOST_MATCHED]
+
+    def _in_common(self, choice: Choice, item: Profile) -> bool:
+        kind, column = choice.kind, self.columns[choice.column]
+        ids = isinstance(kind, Single | Bag | Bucket) and getattr(kind, "share", None) is None
+        return ids and column is not item and tells(item) and in_common(column, item, getattr(kind, "delimiter", None))
+
+    def _free(self, name: str) -> bool:
+        """Whether nothing else is called like what a history's match with this feature makes."""
+        made = [f"{history}_{name}{end}" for history in self.histories for end in ("", "_before")]
+        return not any(name in self.features or not re.match(NAME, name) for name in made)
+
+    @property
+    def matches(self) -> list[str]:
+        """The features that these make."""
+        return [f"{history}_{name}" for history in self.histories for name in self.matched]
 
     def named(self, column: str) -> str:
         """The feature that reads a column."""

@@ -132,7 +132,8 @@ def _features(draft: Draft) -> list[str]:
     for name, outcome in draft.histories.items():
         user, item = draft.roles.subjects["user"], draft.named(draft.roles.subjects["item"])
         of = "" if outcome == "positive" else f", outcome: {outcome}"
-        lines.append(f"    {name}: {{kind: history, user: {_text(user)}, of: {item}, last: 20{of}}}")
+        also = f", matches: [{', '.join(_ranges(draft.matched))}]" if draft.matched else ""
+        lines += _folded(f"    {name}: {{kind: history, user: {_text(user)}, of: {item}, last: 20{of}{also}}}")
     return lines
 
 
@@ -244,7 +245,7 @@ def _expert(draft: Draft) -> tuple[str, list[str]]:
     """
     ids = _ids(draft)
     if draft.news:
-        return "context", [name for name in draft.features if name not in ids]
+        return "context", [*(name for name in draft.features if name not in ids), *draft.matches]
     return "ids", ids if len(ids) > 1 else []
 
 
@@ -264,7 +265,8 @@ def _known_to_trees(draft: Draft) -> str:
         return ""
     ids = _ids(draft)[1:]  # but the user
     twins = [name for name, choice in draft.features.items() if isinstance(choice.kind, Bucket)]
-    return f", features: [{', '.join(_ranges(name for name in draft.features if name not in (*ids, *twins)))}]"
+    seen = [*(name for name in draft.features if name not in (*ids, *twins)), *draft.matches]
+    return f", features: [{', '.join(_ranges(seen))}]"
 
 
 def _unknown(draft: Draft) -> str:

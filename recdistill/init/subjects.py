@@ -16,6 +16,10 @@ ALIKE = 0.5
 FOLLOWS, EXPLAINED = 1.02, 0.5
 """A column follows from an item where it has no more values than so many an item; a number that changes, such as a
 counter, is the item's where the item explains so much of its variance, and more than the user does."""
+COMMON = 0.5
+"""What items have in common has at most so many values an item, or a piece."""
+AGAIN = 0.1
+"""Users come back to items where they did so in this share of rows."""
 
 
 def tells(item: Profile) -> bool:
@@ -45,6 +49,21 @@ def follows(column: Profile, item: Profile) -> bool:
     """Whether a column is the same wherever an item is."""
     pairs = len(np.unique(item.codes.astype(np.int64) << 32 | column.codes.astype(np.int64) & 0xFFFFFFFF))
     return pairs <= FOLLOWS * item.distinct
+
+
+def in_common(column: Profile, item: Profile, delimiter: str | None) -> bool:
+    """Whether a column is the item's, and says of most items what it says of others: a genre, not a title.
+
+    A list, or a text with a delimiter, is taken piece by piece.
+    """
+    pieces = [piece for pieces in column.cut(delimiter) for piece in pieces]
+    return follows(column, item) and 1 < len(set(pieces)) <= COMMON * max(len(pieces), item.distinct)
+
+
+def comes_back(user: Profile, item: Profile) -> bool:
+    """Whether users meet an item again, in so many rows that it is worth counting."""
+    pairs = len(np.unique(user.codes.astype(np.int64) << 32 | item.codes.astype(np.int64) & 0xFFFFFFFF))
+    return len(item.codes) - pairs >= AGAIN * len(item.codes)
 
 
 def goes_with(column: Profile, item: Profile, user: Profile) -> bool:

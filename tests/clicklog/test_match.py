@@ -22,6 +22,7 @@ MORE: dict[str, Any] = {
     "same_tags": {"kind": "match", "of": "liked_tags"},
     "same_age": {"kind": "match", "of": "ages"},
 }
+MATCHED = {"item": "liked", "tags": "liked_tags_before"}
 PAIRS = {"same_item": ("liked", "item"), "same_tags": ("liked_tags", "tags"), "same_age": ("ages", "age")}
 
 
@@ -66,6 +67,16 @@ def test_counts_ids_that_are_among_the_rows_own(rows: list[tuple[list[int], list
 def test_of_histories_of_ids_bags_and_buckets(dataset: Dataset) -> None:
     check(rows_of(dataset))
     assert all((column.mean, column.std) == (0, 1) for column in dataset.schema.dense if column.name in PAIRS)
+
+
+def test_in_short_they_are_the_same(logs: Any, small: Any, features: dict[str, Any], dataset: Dataset) -> None:
+    more = features | {"liked": features["liked"] | {"matches": ["item", "tags"], "last": 9}}
+    short, spelled_out = logs.ingest(small(), features=more), features | {"liked": features["liked"] | {"last": 9}}
+    spelled_out |= {"liked_tags_before": MORE["liked_tags"] | {"hidden": True}}
+    spelled_out |= {f"liked_{name}": {"kind": "match", "of": of} for name, of in MATCHED.items()}
+    long = logs.ingest(small(), features=spelled_out)
+    assert rows_of(short) == rows_of(long) and {f"liked_{name}" for name in MATCHED} <= set(rows_of(short)[0])
+    assert short.schema.spec["features"]["liked_tags_before"]["hidden"]
 
 
 def test_what_a_user_had_before_is_counted_from_the_log_itself(logs: Any, small: Any, features: dict[str, Any]) -> None:

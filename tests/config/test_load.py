@@ -116,9 +116,52 @@ def test_a_number_with_bins_is_a_bucket_too(job_file: Path, tmp_path: Path) -> N
     assert load_job(tmp_path / "dumped.yaml") == job
 
 
+HISTORY = "time: {column: t, unit: s}\n  features:\n    liked: {kind: history, user: who, of: user, "
+
+
+def test_matches_of_a_history_are_counted_of_hidden_ones(job_file: Path, tmp_path: Path) -> None:
+    """And who names no features does not see these."""
+    job_file.write_text(
+        job_file.read_text().replace("features:\n", f"{HISTORY}outcome: any, matches: 'user, C1'}}\n", 1)
+    )
+    job = load_job(job_file, ["dataset.features.cut={kind: bucket, column: age}"])
+    features = job.dataset.features
+    assert list(features)[:4] == ["liked", "liked_user", "liked_C1_before", "liked_C1"]
+    before, shown = features["liked_C1_before"], [name for name in features if name != "liked_C1_before"]
+    assert (before.of, before.user, before.outcome, before.hidden) == ("C1", "who", "any", True)
+    assert (features["liked_user"].of, features["liked_C1"].of) == ("liked", "liked_C1_before")
+    members = job.teachers.members
+    assert members["foundation"].features == job.student.features == shown
+    assert members["ids"].features == ["user"]
+    (tmp_path / "dumped.yaml").write_text(dump_job(job))
+    assert load_job(tmp_path / "dumped.yaml") == job
+    named = load_job(job_file, ["student.features=[user, liked_C1_before]"])
+    assert named.student.features == ["user", "liked_C1_before"]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
+        (
+            "features:\n",
+            f"{HISTORY}matches: [C11]}}\n",
+            "job.yaml:6: dataset.features: feature 'liked' matches 'C11', which is no single, bag or bucket",
+        ),
+        (
+            "features:\n",
+            f"{HISTORY}matches: [age]}}\n",
+            "job.yaml:6: dataset.features: feature 'liked' matches 'age', which is no single, bag or bucket",
+        ),
+        (
+            "features:\n",
+            f"{HISTORY}matches: [C1, C1]}}\n",
+            "job.yaml:7: dataset.features.liked.matches: names a feature twice",
+        ),
+        (
+            "features:\n",
+            f"{HISTORY}matches: [user]}}\n    liked_user: {{kind: single}}\n",
+            "job.yaml:6: dataset.features: feature 'liked_user' is given twice: it comes of the `matches` of",
+        ),
         (
             "min_count",
             "min_cuont",

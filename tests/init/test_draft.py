@@ -26,6 +26,8 @@ from recdistill.init.sample import ROWS
 from recdistill.models.shape import shape_of
 from recdistill.models.size import solve
 
+from .conftest import columns
+
 rng = np.random.default_rng(3)
 
 
@@ -67,6 +69,7 @@ def test_every_format_gives_a_job_that_ingest_takes(log: Log, through: Through, 
         "price_bucket": "bucket",
         "tags": "bag",
         "clicked": "history",
+        "clicked_item_id": "dense",  # users come back to items
     }
     assert "features: [user_id, item_id, clicked]" in text
     assert "split: {by: user_order, user: user_id, validation: 0.1, test: 0.1}" in text
@@ -110,7 +113,9 @@ def test_odd_names_become_features(log: Log, through: Through) -> None:
     odd = {"a b": 1, "c, d": 2, "naïve": 3, "1st": 4, "weight": -1, "x..y": 5, "time": 6, "null": 7, "e: f": 8, "": 9}
     values = {name: rng.integers(0, 5, 600) - (name == "weight") for name in odd}
     dataset, _ = through(log(**values))
-    assert len(kinds(dataset)) == 6 + len(odd) - 1  # a column without a name is left out, the price is a bucket too
+    assert (
+        len(kinds(dataset)) == 7 + len(odd) - 1
+    )  # a column without a name is left out; a bucket and a match are there, too
 
 
 def test_only_numbers_become_buckets_too(log: Log, through: Through) -> None:
@@ -262,8 +267,37 @@ def test_the_sample_is_bounded(real: Callable[[str], list[str]]) -> None:
 def test_ratings_give_two_histories(log: Log, through: Through) -> None:
     dataset, text = through(log(drop=("label",), rating=rng.integers(1, 6, 600), liked=rng.integers(100, 400, 600)))
     assert {name for name, kind in kinds(dataset).items() if kind == "history"} == {"liked_before", "disliked"}
-    assert "disliked: {kind: history, user: user_id, of: item_id, last: 20, outcome: negative}" in text
+    assert (
+        "disliked: {kind: history, user: user_id, of: item_id, last: 20, outcome: negative, matches: [item_id]}" in text
+    )
     assert "features: [user_id, item_id, liked_before, disliked]" in text
+
+
+def test_what_items_have_in_common_is_matched(log: Log, through: Through) -> None:
+    """A genre, whose texts are cut, and a maker; not a title, nor what is the moment's, nor a name that is taken.
+
+    Items themselves, too, where users come back to them.
+    """
+    item = columns()["item_id"]
+    more = {
+        "genres": [("a|b", "b|c", "c|d", "a|d")[n % 4] for n in item],
+        "maker": [f"m{n % 9}" for n in item],
+        "title": [f"t{n}" for n in item],
+        "colour": [f"c{n % 5}" for n in item],
+        "clicked_colour": rng.choice(["x", "y"], 600),
+        "size": item % 6 + 0.5,
+    }
+    dataset, text = through(log(**more))
+    assert "matches: [item_id, genres, maker, size_bucket]}" in " ".join(text.split())  # the line is folded
+    found = {column.name: column.history for column in dataset.schema.dense if column.history}
+    before = {f"clicked_{name}": f"clicked_{name}_before" for name in ("genres", "maker", "size_bucket")}
+    assert found == {"clicked_item_id": "clicked"} | before
+    _, text = through(
+        log(item_id=pd.Series(columns()["user_id"]).groupby(columns()["user_id"]).cumcount(), drop=("tags",))
+    )
+    assert "kind: history" in text and "matches" not in text
+    _, text = through(log(drop=("timestamp",), **more))
+    assert "matches" not in text
 
 
 def test_a_history_does_not_take_the_labels_name(log: Log, through: Through) -> None:

@@ -86,10 +86,10 @@ def test_news_is_taught_day_by_day(look: Look, tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(text)
     job = load_job(tmp_path / "job.yaml", [])
     assert job.student.unknowns == [0.3, 0.6] and job.distill.recombine is not None
-    context = job.teachers.members["context"]
-    assert isinstance(context, DlrmTeacher) and context.features == ["price", "price_bucket", "tags"]
+    context, seen = job.teachers.members["context"], ["price", "price_bucket", "tags"]
+    assert isinstance(context, DlrmTeacher) and context.features == [*seen, "clicked_item_id"]
     assert context.unknown == 0.0
-    assert job.teachers.members["trees"].features == ["user_id", "price", "tags"]
+    assert job.teachers.members["trees"].features == ["user_id", "price", "tags", "clicked_item_id"]
     assert [*job.teachers.members] == ["foundation", "context", "trees"]
     assert job.teachers.keep == pytest.approx(2 / 3)  # two answers a row
 
