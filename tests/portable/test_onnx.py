@@ -47,7 +47,7 @@ MATCHES = {
     "item": FEATURES["item"],
     "tags": FEATURES["tags"],
     "price": {"kind": "bucket", "bins": 4},
-    "liked": FEATURES["liked"],
+    "liked": {**FEATURES["liked"], "matches": ["tags"]},
     "had": {"kind": "history", "user": "user", "of": "tags", "last": 5},
     "prices": {"kind": "history", "user": "user", "of": "price", "last": 4},
     "same_item": {"kind": "match", "of": "liked"},
@@ -66,7 +66,12 @@ STUDENTS = [
     (MATCHES, {"dims": [4], "top": [4], "compression": 1}),
     (
         MATCHES,
-        {"dims": [4], "top": [4], "compression": 1, "features": ["item", "same_item", "same_tags", "same_price"]},
+        {
+            "dims": [4],
+            "top": [4],
+            "compression": 1,
+            "features": ["item", "same_item", "same_tags", "same_price", "liked_tags"],
+        },
     ),
 ]
 
@@ -98,7 +103,7 @@ def handed(log: Path, features: dict[str, Any]) -> dict[str, np.ndarray]:
     prices = table["price"].to_numpy().astype(np.float64)
     liked = table["label"].to_numpy() == 1
     words["liked"] = before(words["user"], [[item] if item is not None else [] for item in words["item"]], liked)
-    words["had"] = before(words["user"], words["tags"], liked)
+    words["had"] = words["liked_tags_before"] = before(words["user"], words["tags"], liked)
     given = {name: texts(rows, hashing(name, features)) for name, rows in words.items()}
     past = before(words["user"], [[price] if not np.isnan(price) else [] for price in prices], liked)
     longest = max(map(len, past))
