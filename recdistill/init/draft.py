@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from recdistill.config.base import NAME
 from recdistill.config.dataset import RESERVED, Bag, Bucket, Dense, Single, Split
@@ -88,7 +89,7 @@ class Draft:
         found = {"liked": "positive", "disliked": "negative"} if rated else {"clicked": "positive"}
         return {name if name not in self.columns else f"{name}_before": outcome for name, outcome in found.items()}
 
-    @property
+    @cached_property
     def matched(self) -> list[str]:
         """Features of which it is counted how many a user's earlier items have the row's own (a history's `matches`).
 
