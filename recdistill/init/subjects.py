@@ -47,8 +47,7 @@ def holds_items(column: Profile, item: Profile, delimiter: str | None) -> bool:
 
 def follows(column: Profile, item: Profile) -> bool:
     """Whether a column is the same wherever an item is."""
-    pairs = len(np.unique(item.codes.astype(np.int64) << 32 | column.codes.astype(np.int64) & 0xFFFFFFFF))
-    return pairs <= FOLLOWS * item.distinct
+    return _pairs(item, column) <= FOLLOWS * item.distinct
 
 
 def in_common(column: Profile, item: Profile, delimiter: str | None) -> bool:
@@ -62,8 +61,7 @@ def in_common(column: Profile, item: Profile, delimiter: str | None) -> bool:
 
 def comes_back(user: Profile, item: Profile) -> bool:
     """Whether users meet an item again, in so many rows that it is worth counting."""
-    pairs = len(np.unique(user.codes.astype(np.int64) << 32 | item.codes.astype(np.int64) & 0xFFFFFFFF))
-    return len(item.codes) - pairs >= AGAIN * len(item.codes)
+    return len(item.codes) - _pairs(user, item) >= AGAIN * len(item.codes)
 
 
 def goes_with(column: Profile, item: Profile, user: Profile) -> bool:
@@ -74,6 +72,11 @@ def goes_with(column: Profile, item: Profile, user: Profile) -> bool:
         return False
     of_item, of_user = (_explained(column.numbers, subject.codes) for subject in (item, user))
     return of_item > max(EXPLAINED, of_user)
+
+
+def _pairs(one: Profile, other: Profile) -> int:
+    """How many different pairs of values rows have."""
+    return len(np.unique(one.codes.astype(np.int64) << 32 | other.codes.astype(np.int64) & 0xFFFFFFFF))
 
 
 def _explained(numbers: Array, codes: Array) -> float:

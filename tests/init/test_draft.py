@@ -113,9 +113,8 @@ def test_odd_names_become_features(log: Log, through: Through) -> None:
     odd = {"a b": 1, "c, d": 2, "naïve": 3, "1st": 4, "weight": -1, "x..y": 5, "time": 6, "null": 7, "e: f": 8, "": 9}
     values = {name: rng.integers(0, 5, 600) - (name == "weight") for name in odd}
     dataset, _ = through(log(**values))
-    assert (
-        len(kinds(dataset)) == 7 + len(odd) - 1
-    )  # a column without a name is left out; a bucket and a match are there, too
+    # A column without a name is left out; a bucket and a match are there, too.
+    assert len(kinds(dataset)) == 7 + len(odd) - 1
 
 
 def test_only_numbers_become_buckets_too(log: Log, through: Through) -> None:
