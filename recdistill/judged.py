@@ -41,11 +41,14 @@ def taught(
 
 
 def account(model: str, shape: Shape | None, member: Member | None = None) -> dict[str, Any]:
-    """A model's parameters; `member` says them where the model has no shape, being known by its answers alone."""
+    """A model's parameters; what says which ids share a row counts among those of `tables`.
+
+    `member` says how many where the model has no shape, being known by its answers alone.
+    """
     if shape is None:
         assert isinstance(member, FileTeacher)
         return {"model": model, "tables": 0, "dense": member.parameters, "total": member.parameters}
-    tables, total = shape.account()["tables"], shape.parameters()
+    tables, total = shape.account()["tables"] + shape.clusters, shape.parameters()
     return {"model": model, "tables": tables, "dense": total - tables, "total": total}
 
 

@@ -1,6 +1,6 @@
 """The students' stages: whom they should listen to, their size, their settings, and every student by every method.
 
-route -> (cache, in `teaching`) -> size -> tune -> distill -> curve
+cluster -> route -> (cache, in `teaching`) -> size -> tune -> distill -> curve
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from recdistill.distill.routing import route, starts, worth_of
 from recdistill.distill.train import Materials
 from recdistill.distill.warm import Start
 from recdistill.distill.work import best_of, candidates, distill_unit
-from recdistill.files import read_json
+from recdistill.files import file_sha256, read_json
 from recdistill.judged import account
+from recdistill.models.clusters import CLUSTERS, cluster
 from recdistill.models.shape import Shape
 from recdistill.models.size import left_out, solve
 from recdistill.runs import Unit
@@ -33,12 +34,29 @@ COMBINING: tuple[Method, ...] = ("mean", "diverse")
 class Learning(Teaching):
     """The students of one job, beside their committee."""
 
+    clusters: dict[str, Path]
+    """What `cluster` found."""
     curve: dict[float, list[Path]]
     """Students from more and fewer answers, by the share of pairs saved."""
 
     def fitting(self) -> list[Shape]:
         """The shapes that the student may have."""
-        return solve(self.job.student, self.dataset.schema, self._foundation_size["total"])
+        known = self.foundation.known if self.foundation else {}
+        return solve(self.job.student, self.dataset.schema, self._foundation_size["total"], known)
+
+    def cluster(self) -> dict[str, Path]:
+        """Which ids share rows, for each shape of students where they do: a folder, by the shape's name."""
+        sharing = {self._called(shape): shape for shape in self.fitting() if shape.clusters}
+        if not sharing:
+            return {}
+        teacher = self.run.stage_folder("teach") / self.job.teachers.foundation / FINAL
+        taught = read_json(teacher / "teacher.json")["fingerprint"]
+        units = [
+            Unit(name, {"teacher": taught, "tables": [t.model_dump() for t in shape.tables]}, (teacher, shape))
+            for name, shape in sharing.items()
+        ]
+        folder = self.run.units("cluster", cluster, units)
+        return {name: folder / name for name in sharing}
 
     @property
     def _foundation_size(self) -> dict[str, Any]:
@@ -74,6 +92,8 @@ class Learning(Teaching):
             parts.append(f"unknown-{shape.unknown:g}")
         if gone := left_out(student, shape):
             parts.append(f"without-{student.without.index(gone) + 1}")
+        if shape.clusters:
+            parts.append("clustered")
         return "-".join(parts)
 
     @cached_property
@@ -123,7 +143,8 @@ class Learning(Teaching):
         }
         more = self.unlabelled.root if self.unlabelled else None
         whom = Committee(self.dataset.root, teachers, asked, [cache.root for cache in outside])
-        args = (whom, more, self.shelf, shape, settings.train, seed, start)
+        inputs |= self._clustered(shape)
+        args = (whom, more, self.shelf, shape, settings.train, seed, start, self.clusters.get(self._called(shape)))
         folder = self.run.units("route", route, [Unit("routes", inputs, args)]) / "routes"
         return {split: folder / split for split in (*SPLITS, *(["unlabelled"] if more else []))}
 
@@ -161,11 +182,18 @@ class Learning(Teaching):
         inputs |= self._routed_by(routed)
         if start := self._start(name, "distill") if stage == "distill" else None:
             inputs["start"] = start.fingerprint()
+        inputs |= self._clustered(shape)
         more = (self.unlabelled.root, label) if self.unlabelled and names else None
         foretell = self.job.teachers.foretell and method in COMBINING
         inputs |= {"foretell": True} if foretell else {}
-        materials = Materials(self.dataset.root, teach, cache, names, shape, more, start, routed, foretell)
+        clusters = self.clusters.get(self._called(shape))
+        materials = Materials(self.dataset.root, teach, cache, names, shape, more, start, routed, foretell, clusters)
         return Unit(name, inputs, (materials, method, seed, settings, f"{stage} {name}"))
+
+    def _clustered(self, shape: Shape) -> dict[str, str]:
+        """Of a student's inputs, which of its ids share rows."""
+        folder = self.clusters.get(self._called(shape))
+        return {} if folder is None else {"clusters": file_sha256(folder / CLUSTERS)}
 
     def _start(self, name: str, stage: str) -> Start | None:
         """The earlier student, or router, at which this one of the stage begins, if any."""

@@ -46,18 +46,22 @@ def plan_job(job: Job, run: Path | None, world: int) -> dict[str, Any]:
 
 def _shapes(job: Job, schema: Schema) -> Iterator[tuple[str, Shape, int]]:
     """Each model's name, shape and global batch size."""
-    counts = {}
+    counts, known = {}, dict[str, int]()
     for name, member in job.teachers.members.items():
         if isinstance(member, DlrmTeacher):
             shape = shape_of(member, member.dim, schema, member.features)
             counts[name] = shape.parameters()
+            if name == job.teachers.foundation:
+                known = shape.known
             yield name, shape, member.train.batch_size
         elif isinstance(member, FileTeacher):
             counts[name] = member.parameters
     students = {}  # a share of unknown ids changes no size
-    for shape in solve(job.student, schema, counts[job.teachers.foundation]):
-        gone = left_out(job.student, shape)
-        students[f"student, dim {shape.dim}" + (f", without {', '.join(gone)}" if gone else "")] = shape
+    for shape in solve(job.student, schema, counts[job.teachers.foundation], known):
+        told, gone = [f"student, dim {shape.dim}"], left_out(job.student, shape)
+        told += [f"without {', '.join(gone)}"] if gone else []
+        told += ["ids clustered"] if shape.clusters else []
+        students[", ".join(told)] = shape
     for name, shape in students.items():
         yield name, shape, job.distill.train.batch_size
 
@@ -97,10 +101,11 @@ def _bytes(shape: Shape, tables: list[dict[str, Any]], batch_size: int, world: i
     features = {table.name: sum(len(shape.keys(name)) for name in table.features) for table in shape.tables}
     rows = sum(table["rows_of_rank"][rank] for table in tables)
     looked_up = sum(features[table["table"]] for table in tables if table["rows_of_rank"][rank])
+    dense = shape.parameters() - shape.account()["tables"] - shape.clusters
     return {
         "tables": FLOAT * rows * shape.width,
         "optimizer": FLOAT * rows,
-        "dense": FLOAT * DENSE_COPIES * (shape.parameters() - shape.account()["tables"]),
+        "dense": FLOAT * (DENSE_COPIES * dense + shape.clusters),
         "batch": _batch_bytes(shape, batch_size, world, looked_up),
     }
 

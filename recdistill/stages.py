@@ -1,6 +1,6 @@
 """The whole way through, in order. Read this file first: it calls every room.
 
-    simulate -> ingest -> teach (-> recombine -> route) -> cache (-> label) -> distill -> evaluate -> export
+    simulate -> ingest -> teach (-> cluster -> recombine -> route) -> cache (-> label) -> distill -> evaluate -> export
 
 Each stage reads what the stages before it wrote into the run folder, and is skipped when it was done from the same
 inputs. The command line, the orchestrator and a notebook all call `run_job`. The committee's stages are in `teaching`,
@@ -55,6 +55,7 @@ class Stages(Learning):
         teachers = self.teach()
         if upto == "teach":
             return teachers
+        self.clusters = self.cluster()
         self.unlabelled = self.recombine()
         self.routes = self.route()
         self.caches = self.cache()

@@ -64,8 +64,11 @@ class Exported:
         student = student or Student(top=[8], bottom=[4], compression=2.5, dims=[4])
         whole = shape_of(student, (student.dims or [4])[0], self.dataset.schema, None)
         torch.manual_seed(int(section.get("negative_keep_rate", 1) * 100))
-        (shape,) = solve(student, self.dataset.schema, 2 * whole.parameters())
+        *_, shape = solve(student, self.dataset.schema, 2 * whole.parameters(), whole.known)
         self.model = DLRM(shape).eval()
+        if shape.clusters:
+            least = min(table.rows - table.own for table in shape.tables if table.clustered)
+            self.model.row_map.sharing.fill(torch.randint(0, least, (sum(self.model.row_map.sharing.clustered),)))
         assert self.model.row_map is not None
         save_model(self.model, root / "trained")
         self.folder = root / "student"

@@ -133,8 +133,12 @@ def test_what_a_run_leaves(finished: Path) -> None:
 
 def test_who_hears_teachers_and_who_does_not_have_the_size_that_suits_them(copy: Path, go: Go) -> None:
     trials = copy / "stages" / "size"
-    assert {path.parent.parent.name for path in trials.glob("*/*/seed-0/model.json")} == {"dim-4", "dim-8"}
-    for alone, taught in (("dim-4", "dim-8"), ("dim-8", "dim-4")):
+    assert {path.parent.parent.name for path in trials.glob("*/*/seed-0/model.json")} == {
+        "dim-4",
+        "dim-8",
+        "dim-8-clustered",
+    }
+    for alone, taught in (("dim-4", "dim-8-clustered"), ("dim-8", "dim-4")):
         for method, best in (("alone", alone), ("mean", taught)):
             for folder in (trials / method).iterdir():
                 edit(folder / "seed-0" / "training.json", validation_ne=0.5 + (folder.name != best))
@@ -148,7 +152,7 @@ def test_who_hears_teachers_and_who_does_not_have_the_size_that_suits_them(copy:
         models = read_json(copy / "report.json")["models"]
         assert models["alone"]["parameters"] != models["mean"]["parameters"] == models["diverse"]["parameters"]
         assert read_json(copy / "report.json")["params"]["student"] == models["mean"]["parameters"]
-        assert read_json(copy / "student" / "model.json")["shape"]["dim"] == int(taught.removeprefix("dim-"))
+        assert read_json(copy / "student" / "model.json")["shape"]["dim"] == int(taught.split("-")[1])
 
 
 def test_who_hears_teachers_and_who_does_not_have_what_suits_them(copy: Path, go: Go) -> None:
@@ -156,9 +160,10 @@ def test_who_hears_teachers_and_who_does_not_have_what_suits_them(copy: Path, go
     changes = ("student.dims=[8]", "student.unknowns=[0, 0.5]", "student.without=[[user]]", "distill.seeds=[0]")
     go(copy, *changes)
     trials = copy / "stages" / "size"
+    rests = ("", "-without-1", "-clustered", "-without-1-clustered")
     for method, best in (("alone", "dim-8-unknown-0.5"), ("mean", "dim-8-unknown-0-without-1")):
-        tried = {path.name for path in (trials / method).glob("dim-8-*")}
-        assert tried == {f"dim-8-unknown-{share}{rest}" for share in ("0", "0.5") for rest in ("", "-without-1")}
+        tried = {path.name for path in (trials / method).glob("dim-8-unknown-*")}
+        assert tried == {f"dim-8-unknown-{share}{rest}" for share in ("0", "0.5") for rest in rests}
         for name in tried:
             edit(trials / method / name / "seed-0" / "training.json", validation_ne=0.5 + (name != best))
     go(copy, *changes)
@@ -240,7 +245,7 @@ def test_run_again_does_nothing(copy: Path, go: Go) -> None:
     before = times(copy / "stages")
     said = go(copy)
     assert [text for text in said if not text.startswith(" ")] == [
-        f"{stage}: up to date" for stage in (*STAGES[:3], "route", STAGES[3], "size", *STAGES[4:])
+        f"{stage}: up to date" for stage in (*STAGES[:3], "cluster", "route", STAGES[3], "size", *STAGES[4:])
     ]
     assert times(copy / "stages") == before
 

@@ -224,6 +224,9 @@ class Student(Architecture):
     """Embedding dimensions to try: 1, 2, or multiples of four, as fused kernels want them. A wider one has tables of
     fewer rows. Where several fit, validation NE decides (see `Learning.shapes`). When absent: powers of two up to 64,
     from the widest that leaves a row for every id, four of them at most."""
+    share: Literal["hash", "likeness"] | None = None
+    """By what ids share rows where there is none for each: a hash, or likeness to the foundation, where that is trained
+    here (see `models.clusters`). When absent, both are tried: chosen with the dimension."""
     unknowns: list[Annotated[float, Field(ge=0, lt=1)]] = []
     """Shares of `unknown` to try, in place of it: chosen with the dimension. Who hears teachers about rows that nobody
     was shown needs less of it than who does not."""

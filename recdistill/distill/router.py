@@ -43,6 +43,7 @@ from recdistill.config.models import Train
 from recdistill.distill.losses import masked_softmax, soft_click_loss
 from recdistill.distill.mixture import Mixture
 from recdistill.files import CHECKPOINTS
+from recdistill.models.clusters import clustered
 from recdistill.models.dlrm import DLRM
 from recdistill.models.frozen import save_model
 from recdistill.models.shape import Shape
@@ -159,6 +160,7 @@ def train_router(
     settings: Train,
     seed: int,
     out: Path,
+    clusters: Path | None = None,
 ) -> R:
     """The best of routers that begin at one of `begins` each; what `build` made, as a constant, where that is better.
 
@@ -171,7 +173,9 @@ def train_router(
 
     def again() -> R:
         torch.manual_seed(seed)
-        return build()
+        router = build()
+        clustered(router.student, clusters)
+        return router
 
     def epoch(generator: np.random.Generator) -> Iterator[Batch]:
         for at in generator.permutation(len(learn)):

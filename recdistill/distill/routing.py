@@ -54,11 +54,13 @@ def route(
     settings: Train,
     seed: int,
     start: Start | None = None,
+    clusters: Path | None = None,
 ) -> None:
     """The unit of the stage `route`: a folder of routes for each split, `unlabelled` for recombined rows."""
 
     def make(work: Path) -> None:
-        routers = train_routers(committee, *answered(committee, shelf, recombined), shape, settings, seed, start, work)
+        said = answered(committee, shelf, recombined)
+        routers = train_routers(committee, *said, shape, settings, seed, start, work, clusters)
         for split in SPLITS:
             routers.write(Dataset(committee.dataset), split, work / split)
         if recombined is not None:
@@ -141,6 +143,7 @@ def train_routers(
     seed: int,
     start: Start | None,
     out: Path,
+    clusters: Path | None = None,
 ) -> Routers:
     """Both routers, trained in `out` on rows with what was `said` and who `knows` them.
 
@@ -150,7 +153,7 @@ def train_routers(
     dataset, before = Dataset(committee.dataset), starts(start)
     said, knows, label, weight = _columns(rows)
     known = mixture(said, knows, label, weight)
-    alone = None if before else train_alone(dataset, shape, settings, seed, "route alone", out / ALONE)
+    alone = None if before else train_alone(dataset, shape, settings, seed, "route alone", out / ALONE, clusters)
 
     def train(name: str, build: Callable[[], R]) -> R:
         def begin(place: str, router: R) -> None:
@@ -161,7 +164,7 @@ def train_routers(
 
         places = ("before",) if alone is None else (ALONE, "random")
         begins = {place: partial(begin, place) for place in places}
-        return train_router(name, build, begins, rows, settings, seed, out / name)
+        return train_router(name, build, begins, rows, settings, seed, out / name, clusters)
 
     importance = train("importance", lambda: Importance(shape, known))
     heard = _heard(importance, rows)

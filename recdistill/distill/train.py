@@ -24,6 +24,7 @@ from recdistill.distill.consensus import Consensus, Mean
 from recdistill.distill.methods import Alone, Confidence, Distiller, Hint, Method, Single
 from recdistill.distill.warm import Start, begin_at
 from recdistill.files import atomic, write_json
+from recdistill.models.clusters import clustered
 from recdistill.models.dlrm import DLRM
 from recdistill.models.frozen import save_model
 from recdistill.models.shape import Shape
@@ -58,6 +59,8 @@ class Materials:
     """How important teachers are, and whose answers count, for a method that weighs them."""
     foretell: bool = False
     """Whether what was said about training rows tells how good teachers are (see `Teachers.foretell`)."""
+    clusters: Path | None = None
+    """Which of the student's ids share rows."""
 
     def open(self) -> Opened:
         """The datasets, their caches and the members with their frozen upper layers."""
@@ -73,7 +76,7 @@ class Materials:
             if self.recombined is None
             else _asked(*self.recombined, self.foundation_first, "unlabelled", self.routed)
         )
-        return Opened(shown, more, members, splits, self.start)
+        return Opened(shown, more, members, splits, self.start, self.clusters)
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ class Opened:
     calibrates: tuple[SplitName, ...]
     """Of whose rows it is learned how the committee's answers are put together."""
     start: Start | None = None
+    clusters: Path | None = None
 
 
 def _asked(dataset: Path, caches: Path, names: tuple[str, ...], split: SplitName, routed: Routed | None) -> Asked:
@@ -183,7 +187,8 @@ def train_student(
 
     def build() -> Distiller:
         torch.manual_seed(seed)
-        student, method = DLRM(shape), make_method(name, members, shape.top[-1], settings)
+        student = clustered(DLRM(shape), opened.clusters)
+        method = make_method(name, members, shape.top[-1], settings)
         return Distiller(student, method, settings.soft_weight, unlabelled)
 
     distiller = build()
@@ -224,9 +229,11 @@ def train_student(
     return best, position
 
 
-def train_alone(dataset: Dataset, shape: Shape, settings: Train, seed: int, label: str, out: Path) -> DLRM:
+def train_alone(
+    dataset: Dataset, shape: Shape, settings: Train, seed: int, label: str, out: Path, clusters: Path | None = None
+) -> DLRM:
     """A student that has learned the clicks of training rows, and nothing from teachers, at its best check."""
-    opened = Opened(Asked(dataset, [], "train", None), None, [], ())
+    opened = Opened(Asked(dataset, [], "train", None), None, [], (), clusters=clusters)
     return train_student(opened, shape, "alone", seed, Distill(train=settings), label, out)[0].student
 
 

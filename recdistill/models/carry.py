@@ -15,8 +15,6 @@ from recdistill.clicklog.ids import earlier_ids
 from recdistill.clicklog.schema import Dataset
 from recdistill.models.dlrm import DLRM
 from recdistill.models.frozen import load_model
-from recdistill.models.rows import rows_of
-from recdistill.models.shape import TableShape
 
 
 @torch.no_grad()
@@ -29,22 +27,24 @@ def carry(model: DLRM, dataset: Dataset, folder: Path, earlier: Dataset) -> None
             value.copy_(found[name])
     if model.shape.dim != before.shape.dim:
         return
-    old = {table.name: table for table in before.shape.tables}
+    old = {table.name: at for at, table in enumerate(before.shape.tables)}
     bags, bags_before = model.embeddings.embedding_bags, before.embeddings.embedding_bags
-    for table in model.shape.tables:
+    sharing, sharing_before = model.row_map.sharing, before.row_map.sharing
+    for at, table in enumerate(model.shape.tables):
         if table.name in old and (ids := earlier_ids(dataset, earlier, table.name)) is not None:
-            rows = torch.from_numpy(earlier_rows(table, old[table.name], ids))
+            every = np.arange(table.source_rows)
+            of_each, of_each_before = sharing.of(at, every), sharing_before.of(old[table.name], ids)
+            rows = torch.from_numpy(earlier_rows(table.rows, of_each, of_each_before))
             vectors, before_them = (each[table.name].weight.view(-1, model.shape.dim) for each in (bags, bags_before))
             vectors[: table.rows] = before_them[rows]
 
 
-def earlier_rows(table: TableShape, before: TableShape, earlier: np.ndarray) -> np.ndarray:
-    """For each row of a model's table, the row of the earlier model that it begins at, int64 [table.rows].
+def earlier_rows(rows: int, of_each: np.ndarray, of_each_before: np.ndarray) -> np.ndarray:
+    """For each of a table's `rows`, the row of the earlier model that it begins at, int64 [rows].
 
-    `earlier` is each id's earlier id, int64 [table.source_rows]. Where several ids share a row, the first of them
-    decides: it is the most frequent.
+    `of_each` says which row each id has, `of_each_before` which it had, int64 [ids]. Where several ids share a row, the
+    first of them decides: it is the most frequent.
     """
-    ids = np.arange(table.source_rows)[::-1]
-    rows = np.zeros(table.rows, np.int64)
-    rows[rows_of(table, ids)] = rows_of(before, earlier[ids])
-    return rows
+    found = np.zeros(rows, np.int64)
+    found[of_each[::-1]] = of_each_before[::-1]
+    return found

@@ -34,7 +34,7 @@ class DLRM(nn.Module):
     def __init__(self, shape: Shape, device: torch.device | None = None) -> None:
         super().__init__()
         self.shape = shape
-        self.row_map = RowMap(shape)
+        self.row_map = RowMap(shape, device)
         self.lookup: Lookup | None = None
         self.embeddings = EmbeddingBagCollection(
             tables=[
@@ -78,7 +78,7 @@ class DLRM(nn.Module):
 
     def at_once(self) -> DLRM:
         """This model, to serve and neither to learn nor to be saved: see `Lookup`."""
-        self.lookup = Lookup(self.shape, self.embeddings)
+        self.lookup = Lookup(self.shape, self.embeddings, self.row_map.sharing)
         del self.embeddings
         return self
 

@@ -71,7 +71,12 @@ def load_model(folder: Path) -> DLRM:
         raise UserError(f"{path}: fewer numbers than the {shape.parameters():,} of {folder / 'model.json'}")
     model = DLRM(shape, torch.device("meta"))  # to draw numbers for large tables takes longer than to read them
     try:
-        model.load_state_dict({name: value.float() for name, value in load_file(path).items()}, assign=True)
+        model.load_state_dict({name: _as_learned(value) for name, value in load_file(path).items()}, assign=True)
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{path}: not the weights of {folder / 'model.json'} ({error})") from None
     return model.eval().requires_grad_(False)
+
+
+def _as_learned(value: torch.Tensor) -> torch.Tensor:
+    """Weights may have been made narrower to be kept; what counts ids is as it is."""
+    return value.float() if value.is_floating_point() else value.int()

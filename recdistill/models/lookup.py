@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
 
 from recdistill.errors import UserError
-from recdistill.models.rows import place, shared_rows
 from recdistill.models.shape import Shape
+from recdistill.models.sharing import Sharing
 
 
 class Lookup(nn.Module):
@@ -27,31 +27,27 @@ class Lookup(nn.Module):
     tables: Tensor
     begin: Tensor
     rows: Tensor
-    own: Tensor
-    shared: Tensor
 
-    def __init__(self, shape: Shape, collection: EmbeddingBagCollection) -> None:
+    def __init__(self, shape: Shape, collection: EmbeddingBagCollection, sharing: Sharing) -> None:
         super().__init__()
+        self.sharing = sharing
         self.features, self.dim = shape.sparse, shape.dim
         weights = [collection.embedding_bags[table.name].weight.detach().view(-1, shape.dim) for table in shape.tables]
         ends = torch.tensor([len(weight) for weight in weights]).cumsum(0).tolist()
-        begin = {table.name: end - len(weight) for table, weight, end in zip(shape.tables, weights, ends, strict=True)}
-        table_of = {feature: table for table in shape.tables for feature in table.features}
-        of_each = [table_of[name] for name in shape.sparse]
-        self.shares = any(table.rows < table.source_rows for table in of_each)
+        begin = [end - len(weight) for weight, end in zip(weights, ends, strict=True)]
+        table_of = {feature: at for at, table in enumerate(shape.tables) for feature in table.features}
+        self.table_of = [table_of[name] for name in shape.sparse]
         self.register_buffer("tables", torch.cat(weights))
-        self.register_buffer("begin", torch.tensor([begin[table.name] for table in of_each]))
-        self.register_buffer("rows", torch.tensor([table.rows for table in of_each]))
-        self.register_buffer("own", torch.tensor([table.own for table in of_each]))
-        self.register_buffer("shared", torch.tensor([shared_rows(table) for table in of_each]))
+        self.register_buffer("begin", torch.tensor(begin)[self.table_of])
+        self.register_buffer("rows", torch.tensor([table.rows for table in shape.tables])[self.table_of])
 
     def forward(self, sparse: KeyedJaggedTensor) -> tuple[Tensor, Tensor]:
         """Raises `UserError` for an id that its table does not have."""
         ids, lengths = sparse.values(), sparse.lengths()
         by_feature = lengths.view(len(self.features), -1)
         counts = by_feature.sum(1)
-        begin, own, end = (of.repeat_interleave(counts) for of in (self.begin, self.own, self.rows))
-        rows = place(ids, own, self.shared.repeat_interleave(counts)) if self.shares else ids
+        begin, end = (of.repeat_interleave(counts) for of in (self.begin, self.rows))
+        rows = self.sharing(ids, self.table_of, counts)
         beyond = (rows < 0) | (rows >= end)
         if beyond.any():
             at = int(beyond.int().argmax())

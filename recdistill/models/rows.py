@@ -1,30 +1,29 @@
 """From a dataset's ids to the rows of a model's tables that they look up.
 
-Two things make these differ. A table may have fewer rows than there are ids: frequent ids keep a row each, all others
-share rows by hash. And a vector may have fewer numbers than the four that fbgemm's kernels take at least: then several
-ids lie side by side in one row of four. A feature of one id looks up the row and keeps the place in it; one of several
-has a bag for each place (see `Shape.keys`).
+Two things make these differ. A table may have fewer rows than there are ids (see `models.sharing`). And a vector may
+have fewer numbers than the four that fbgemm's kernels take at least: then several ids lie side by side in one row of
+four. A feature of one id looks up the row and keeps the place in it; one of several has a bag for each place (see
+`Shape.keys`).
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor, KeyedTensor
 
-from recdistill.models.shape import Shape, TableShape
+from recdistill.models.shape import Shape
+from recdistill.models.sharing import Sharing
 
 _BLOCK = 1 << 40
 """More rows than any table has: a row that its table does not have must not become one of another place."""
-PRIME, KNUTH, BITS = 2147483647, 2654435761, 16
-"""Knuth's multiplicative hash. The product of two positive numbers of 31 and 32 bits fits int64."""
 
 
-class RowMap:
+class RowMap(nn.Module):
     """What `shape`'s tables look up for a dataset's bags."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, device: torch.device | None = None) -> None:
+        super().__init__()
         self.dim, self.fold = shape.dim, shape.fold
         bags = shape.bags if shape.fold > 1 else []
         self.features = [*(name for name in shape.sparse if name not in bags), *bags]
@@ -33,25 +32,21 @@ class RowMap:
         self.keys = [key for name in self.features for key in shape.keys(name)]
         self.order = torch.tensor([self.features.index(name) for name in shape.sparse])
         """Where each of the shape's features is among them."""
-        table_of = {feature: table for table in shape.tables for feature in table.features}
-        tables = [table_of[name] for name in self.features]
-        self.shares = any(table.rows < table.source_rows for table in tables)
-        self.own = torch.tensor([table.own for table in tables])
-        self.shared = torch.tensor([shared_rows(table) for table in tables])
+        self.sharing = Sharing(shape.tables, device)
+        table_of = {feature: at for at, table in enumerate(shape.tables) for feature in table.features}
+        self.table_of = [table_of[name] for name in self.features]
 
-    def __call__(self, sparse: KeyedJaggedTensor) -> tuple[KeyedJaggedTensor, Tensor | None]:
+    def forward(self, sparse: KeyedJaggedTensor) -> tuple[KeyedJaggedTensor, Tensor | None]:
         """Bags of `features` as bags of rows, whose keys are those of the tables.
 
         And where several vectors lie in a row: the place of each single one, int64 [B, singles].
         """
         rows = sparse.values()
-        if self.shares:
-            per_key = sparse.lengths().view(len(self.features), -1).sum(1)
-            own, shared = (each.to(per_key.device).repeat_interleave(per_key) for each in (self.own, self.shared))
-            rows = place(rows, own, shared)
+        if cut := any(self.sharing.cut):
+            rows = self.sharing(rows, self.table_of, sparse.lengths().view(len(self.features), -1).sum(1))
         if self.fold > 1:
             return self._folded(sparse, rows)
-        return KeyedJaggedTensor(keys=self.keys, values=rows, lengths=sparse.lengths()) if self.shares else sparse, None
+        return KeyedJaggedTensor(keys=self.keys, values=rows, lengths=sparse.lengths()) if cut else sparse, None
 
     def _folded(self, sparse: KeyedJaggedTensor, rows: Tensor) -> tuple[KeyedJaggedTensor, Tensor]:
         """Row r of the shape lies in r // fold, at r % fold: rows of like frequency share row-wise Adagrad's sum."""
@@ -108,19 +103,3 @@ class RowMap:
         bags = rows[:, self.singles :].unflatten(1, (-1, self.fold))
         own_place = bags.diagonal(dim1=2, dim2=3).sum(-1)
         return torch.cat([vectors, own_place], dim=1).index_select(1, self.order.to(rows.device))
-
-
-def place(ids: Tensor, own: Tensor, shared: Tensor) -> Tensor:
-    """The row of each id, int64 [N]: itself below `own`, else one of the `shared` rows after them, by hash."""
-    tail = own + ((ids % PRIME) * KNUTH >> BITS) % shared
-    return torch.where(ids < own, ids, tail)
-
-
-def rows_of(table: TableShape, ids: np.ndarray) -> np.ndarray:
-    """The row of a table's shape that each id, int64 [N], looks up."""
-    return place(torch.from_numpy(ids.copy()), torch.tensor(table.own), torch.tensor(shared_rows(table))).numpy()
-
-
-def shared_rows(table: TableShape) -> int:
-    """How many rows of a table ids share; 1 where each has one of its own."""
-    return max(1, table.rows - table.own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -18,8 +19,8 @@ LEAST = 4
 class TableShape(BaseModel):
     """One embedding table: `rows` of its own for `source_rows` ids of the dataset.
 
-    Where `rows` is smaller, the first `own` ids (the most frequent ones) keep a row each, and all others share
-    the remaining rows by hash.
+    Where `rows` is smaller, the first `own` ids (the most frequent ones) keep a row each, and all others share the
+    remaining rows: the next `clustered` ids by likeness (`models.clusters`), those after them by hash.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,11 +29,14 @@ class TableShape(BaseModel):
     rows: Size
     source_rows: Size
     own: Size
+    clustered: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _has_a_row_for_every_id(self) -> TableShape:
         if not (self.own == self.rows == self.source_rows or self.own < self.rows < self.source_rows):
             raise ValueError("expected a row for every id, or fewer rows, some of them shared")
+        if self.clustered > self.source_rows - self.own:
+            raise ValueError("expected no more clustered ids than there are that share rows")
         return self
 
 
@@ -109,16 +113,26 @@ class Shape(BaseModel):
         """Width of the activation in the middle of the top MLP."""
         return self.top[self.cut - 1]
 
+    @property
+    def known(self) -> dict[str, int]:
+        """Of tables in which every id has a vector of its own, how many."""
+        return {table.name: table.rows for table in self.tables if table.rows == table.source_rows}
+
+    @property
+    def clusters(self) -> int:
+        """Numbers of 32 bits that say which rows clustered ids share, two ids in each where 16 bits are enough."""
+        return -(-sum(table.clustered for table in self.tables) // (2 if packs(self.tables) else 1))
+
     def account(self) -> dict[str, int]:
-        """Parameters by place; their sum is every parameter of the model."""
+        """Parameters by place; their sum is every number of the model, those that say who shares a row too."""
         bottom = _mlp([len(self.dense), *self.bottom, self.dim]) if self.dense else 0
         cross = self.cross_layers * (self.flat**2 + self.flat) if self.interaction == "cross" else 0
         top = _mlp([self.interacted, *self.top]) + self.top[-1] + 1
         tables = sum(map(self.height, self.tables)) * self.width
-        return {"tables": tables, "bottom": bottom, "interaction": cross, "top": top}
+        return {"tables": tables, "clusters": self.clusters, "bottom": bottom, "interaction": cross, "top": top}
 
     def parameters(self) -> int:
-        """Every trained number of the model."""
+        """Every number of the model."""
         return sum(self.account().values())
 
     def told(self) -> str:
@@ -152,6 +166,11 @@ def shape_of(architecture: Architecture, dim: int, schema: Schema, features: lis
         dropout=architecture.dropout,
         unknown=architecture.unknown,
     )
+
+
+def packs(tables: Sequence[TableShape]) -> bool:
+    """Whether 16 bits say which of its table's shared rows an id has."""
+    return all(table.rows - table.own <= 1 << 16 for table in tables)
 
 
 def _mlp(widths: list[int]) -> int:

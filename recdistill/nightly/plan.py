@@ -165,6 +165,8 @@ def derive(job: Job, planned: Plan, service: Path) -> Job:
         # Another dimension, or other features, would mean another beginning.
         shape = load_shape(night_folder(service, planned.start) / "student")
         same: dict[str, Any] = {"dims": [shape.dim], "unknown": shape.unknown, "unknowns": [], "without": []}
+        if any(table.rows < table.source_rows for table in shape.tables):
+            same["share"] = "likeness" if shape.clusters else "hash"
         if gone := left_out(job.student, shape):
             whole = job.student.features or list(job.dataset.features)
             same["features"] = [name for name in whole if name not in gone]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from recdistill.models.dlrm import DLRM
-from recdistill.models.rows import BITS, KNUTH, PRIME
+from recdistill.models.sharing import BITS, KNUTH, PRIME
 from recdistill.portable.graph import Graph
 from recdistill.portable.inputs import Reader
 
@@ -21,6 +21,10 @@ class StudentGraph:
         tables = self.lookup.tables.numpy()
         self._nowhere = len(tables)
         self._tables = graph.constant(np.concatenate([tables, np.zeros_like(tables[:1])]))
+        if count := sum(self.lookup.sharing.clustered):
+            clusters = self.lookup.sharing.cluster(torch.arange(count)).numpy()
+            self._clusters = graph.constant(clusters)
+            self._ends = [graph.constant(end, np.int64) for end in (0, len(clusters) - 1)]
 
     def logit(self, reader: Reader) -> str:
         """Float32 [rows]."""
@@ -53,13 +57,19 @@ class StudentGraph:
         return g.op("Concat", vectors, g.op("Unsqueeze", dense, g.constant([1], np.int64)), axis=1)
 
     def _rows(self, ids: str, features: list[int]) -> str:
-        """Where ids, int64 [rows, features or one], lie in all tables end to end; see `models.rows.place`."""
-        g, own = self.graph, self.lookup.own[features].numpy()
-        shared, begin = self.lookup.shared[features].numpy(), self.lookup.begin[features].numpy()
+        """Where ids, int64 [rows, features or one], lie in all tables end to end; see `models.sharing`."""
+        g, sharing, begin = self.graph, self.lookup.sharing, self.lookup.begin[features].numpy()
         rows = ids
-        if self.lookup.shares:
+        if any(sharing.cut):
+            of, limits = np.array(self.lookup.table_of)[features], (sharing.own, sharing.shared, sharing.clustered)
+            own, shared, clustered, first = (np.array(limit)[of] for limit in (*limits, sharing.first))
             mixed = g.op("Mul", g.op("Mod", ids, g.constant(PRIME, np.int64)), g.constant(KNUTH, np.int64))
             tail = g.op("Mod", g.op("Div", mixed, g.constant(1 << BITS, np.int64)), g.constant(shared))
+            if clustered.any():
+                at = g.op("Sub", ids, g.constant(own))
+                known = g.op("Less", at, g.constant(clustered))
+                among = g.op("Clip", g.op("Add", at, g.constant(first)), *self._ends)
+                tail = g.op("Where", known, g.op("Gather", self._clusters, among, axis=0), tail)
             rows = g.op("Where", g.op("Less", ids, g.constant(own)), ids, g.op("Add", tail, g.constant(own)))
         there = g.op("GreaterOrEqual", ids, g.constant(0, np.int64))
         return g.op("Where", there, g.op("Add", rows, g.constant(begin)), g.constant(self._nowhere, np.int64))

@@ -18,26 +18,26 @@ from recdistill.models.carry import carry, earlier_rows
 from recdistill.models.dlrm import DLRM
 from recdistill.models.frozen import save_model
 from recdistill.models.shape import TableShape, shape_of
+from recdistill.models.sharing import Sharing
 from recdistill.models.size import solve
 
 
-def table(rows: int, own: int, ids: int) -> TableShape:
-    return TableShape(name="t", features=["t"], rows=rows, source_rows=ids, own=own)
-
-
 def test_rows_follow_values() -> None:
-    whole = table(4, 4, 4)
-    np.testing.assert_array_equal(earlier_rows(whole, whole, np.array([0, 3, 1, 0])), [0, 3, 1, 0])
+    of_each, before = np.array([0, 1, 2, 2, 1]), np.array([5, 3, 1, 0, 7])
+    np.testing.assert_array_equal(earlier_rows(4, of_each, before), [5, 3, 1, 0])
 
 
 @given(st.integers(2, 40), st.integers(2, 60), st.data())
 def test_every_row_begins_somewhere_in_the_earlier_table(height: int, ids: int, data: st.DataObject) -> None:
     height = min(height, ids)
-    cut, whole = table(height, height if height == ids else height * 3 // 4, ids), table(ids, ids, ids)
+    own = height if height == ids else height * 3 // 4
+    table = TableShape(name="t", features=["t"], rows=height, source_rows=ids, own=own, clustered=(ids - own) // 2)
     earlier = np.array(data.draw(st.lists(st.integers(0, ids - 1), min_size=ids, max_size=ids)))
-    to_whole, to_cut = earlier_rows(cut, whole, earlier), earlier_rows(whole, cut, earlier)
-    assert to_whole.shape == (height,) and to_cut.max() < height
-    np.testing.assert_array_equal(to_whole[: cut.own], earlier[: cut.own])  # frequent ids decide for themselves
+    of_each = Sharing([table]).of(0, np.arange(ids))
+    found = earlier_rows(height, of_each, earlier)
+    np.testing.assert_array_equal(found[:own], earlier[:own])  # frequent ids decide for themselves
+    for row, begins in enumerate(found):
+        assert begins in earlier[of_each == row] if row in of_each else begins == 0
 
 
 @pytest.mark.parametrize("dim", [4, 1])

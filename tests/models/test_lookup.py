@@ -19,11 +19,12 @@ from recdistill.models.size import _cut
 @pytest.mark.parametrize("rows", [1, 200])
 @pytest.mark.parametrize("height", [3, 10_000])
 @pytest.mark.parametrize("dim", [1, 2, 4])
+@pytest.mark.parametrize("known", [{}, {"user": 20, "tags": 9}])
 def test_what_is_looked_up_at_once_is_what_tables_say(
-    make_shape: Callable[..., Shape], tiny_dataset: Dataset, dim: int, height: int, rows: int
+    make_shape: Callable[..., Shape], tiny_dataset: Dataset, known: dict[str, int], dim: int, height: int, rows: int
 ) -> None:
     batch = next(batches(tiny_dataset, Rows("train"), rows))
-    model = DLRM(_cut(make_shape(dim=dim), height)).eval()
+    model = DLRM(_cut(make_shape(dim=dim), height, known)).eval()
     served = copy.deepcopy(model).at_once()
     torch.testing.assert_close(served.vectors(batch), model.vectors(batch))
     torch.testing.assert_close(served(batch)[0], model(batch)[0])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torchrec import KeyedJaggedTensor, KeyedTensor
 
 from recdistill.models.rows import RowMap
 from recdistill.models.shape import Shape, TableShape
-from recdistill.models.size import _cut
+from recdistill.models.size import NOTHING, _cut
 
 
 def bags(sizes: list[int], ids: list[list[int]]) -> KeyedJaggedTensor:
@@ -22,7 +23,9 @@ def bags(sizes: list[int], ids: list[list[int]]) -> KeyedJaggedTensor:
     )
 
 
-def cut_shape(sizes: list[int], height: int, dim: int = 4, bags: list[str] | None = None) -> Shape:
+def cut_shape(
+    sizes: list[int], height: int, dim: int = 4, bags: list[str] | None = None, known: Mapping[str, int] = NOTHING
+) -> Shape:
     tables = [
         TableShape(name=f"f{n}", features=[f"f{n}"], rows=size, source_rows=size, own=size)
         for n, size in enumerate(sizes)
@@ -30,13 +33,14 @@ def cut_shape(sizes: list[int], height: int, dim: int = 4, bags: list[str] | Non
     names = [table.name for table in tables]
     layers: dict[str, Any] = {"bottom": [], "interaction": "none", "cross_layers": 1, "top": [4], "dropout": 0}
     whole = Shape(dim=dim, tables=tables, sparse=names, bags=names if bags is None else bags, dense=[], **layers)
-    return _cut(whole, height)
+    return _cut(whole, height, known)
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(2, 2**40), min_size=1, max_size=4), st.integers(2, 10_000), st.data())
 def test_a_row_map_keeps_frequent_ids_and_shares_the_rest(sizes: list[int], height: int, data: st.DataObject) -> None:
-    shape = cut_shape(sizes, height)
+    known = {f"f{number}": size for number, size in enumerate(sizes)}
+    shape = cut_shape(sizes, height, known={name: size for name, size in known.items() if data.draw(st.booleans())})
     ids = [data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=20)) for size in sizes]
     mapped, _ = RowMap(shape)(bags(sizes, ids))
     again, _ = RowMap(shape)(bags(sizes, ids))

@@ -40,7 +40,7 @@ layouts: dict[str, Any] = {
 
 
 def real(shape: Shape) -> int:
-    return sum(value.numel() for value in DLRM(shape).parameters())
+    return sum(value.numel() for value in DLRM(shape).state_dict().values())
 
 
 @settings(deadline=None, max_examples=60)
@@ -64,23 +64,30 @@ def test_every_parameter_is_counted(schema: Schema, layout: Architecture, dim: i
     compression=st.floats(1, 100),
     layout=st.fixed_dictionaries(layouts),
     foundation=st.integers(100, 200_000),
+    known=st.dictionaries(st.sampled_from(["f0", "f1", "f2"]), st.integers(0, 60)),
 )
 def test_the_solver_never_exceeds_its_budget(
-    schema: Schema, dims: list[int], compression: float, layout: dict[str, Any], foundation: int
+    schema: Schema, dims: list[int], compression: float, layout: dict[str, Any], foundation: int, known: dict[str, int]
 ) -> None:
+    known = {table.name: min(table.rows, known.get(table.name, 0)) for table in schema.tables}
     student = Student(compression=compression, dims=dims, **layout)
     fitting = [dim for dim in sorted(set(dims)) if lowest(student, dim, schema) <= int(foundation / compression)]
     if not fitting:
         with pytest.raises(UserError, match="are too few even with 2 rows a table"):
-            solve(student, schema, foundation)
+            solve(student, schema, foundation, known)
         return
-    shapes = solve(student, schema, foundation)
-    assert [shape.dim for shape in shapes] == fitting
-    for shape in shapes:
+    shapes = solve(student, schema, foundation, known)
+    assert [shape.dim for shape in shapes if not shape.clusters] == fitting
+    for at, shape in enumerate(shapes):
+        if shape.clusters:  # after the one without
+            assert shapes[at - 1].model_copy(update={"tables": shape.tables}) == shape
         assert foundation / real(shape) >= compression
         for table, source in zip(shape.tables, schema.tables, strict=True):
             assert 2 <= table.rows <= table.source_rows == source.rows
             assert table.own == table.rows if table.rows == table.source_rows else 1 <= table.own < table.rows
+            shares = known[table.name] > table.own and shape.dim > 1 and table.rows < table.source_rows
+            assert (table.clustered > 0) == (shares and shape.clusters > 0)
+            assert table.clustered <= max(0, known[table.name] - table.own)
 
 
 def lowest(student: Student, dim: int, schema: Schema) -> int:
@@ -107,6 +114,11 @@ def test_where_it_cannot_the_largest_tables_are_cut() -> None:
     (shape,) = solve(Student(compression=1, dims=[4]), SCHEMA, whole - 4 * 600)
     assert [table.rows for table in shape.tables] == [400, 100, 10]
     assert [table.own for table in shape.tables] == [300, 100, 10]
+    known = {"f0": 1000}
+    hashed, shared = solve(Student(compression=1, dims=[4]), SCHEMA, whole - 4 * 600 + 300, known)
+    for share, one in (("hash", hashed), ("likeness", shared)):
+        assert solve(Student(compression=1, dims=[4], share=share), SCHEMA, whole - 4 * 600 + 300, known) == [one]
+    assert shared.tables[0] == shape.tables[0].model_copy(update={"rows": 386, "own": 289, "clustered": 711})
     (shape,) = solve(Student(compression=1, dims=[4]), SCHEMA, whole - 4 * (950 + 50))
     assert [table.rows for table in shape.tables] == [50, 50, 10]
 

@@ -12,6 +12,7 @@ from recdistill.config.models import Teachers
 from recdistill.errors import UserError
 from recdistill.files import write_json
 from recdistill.models.shape import shape_of
+from recdistill.models.size import _cut
 from recdistill.nightly.judge import lineage
 from recdistill.nightly.plan import by_day, changed, derive, files_mark, night_folder, plan, teaching
 
@@ -143,6 +144,13 @@ def test_a_night_goes_on_with_the_shape_of_the_one_before(there: Job, tmp_path: 
     there = there.model_copy(update={"student": several})
     student = derive(there, plan(there, "2026-01-06", tmp_path), tmp_path).student
     assert (student.dims, student.unknown, student.unknowns, student.features) == ([2], 0.6, [], None)
+    assert student.share is None
+    for known, share in (({}, "hash"), ({"item": 9}, "likeness")):
+        cut = _cut(shape, 5, known)
+        write_json(
+            night_folder(tmp_path, "2026-01-05") / "student" / "model.json", {**record, "shape": cut.model_dump()}
+        )
+        assert derive(there, plan(there, "2026-01-06", tmp_path), tmp_path).student.share == share
     several = several.model_copy(update={"without": [["user"], ["item"]]})
     there = there.model_copy(update={"student": several})
     student = derive(there, plan(there, "2026-01-06", tmp_path), tmp_path).student
