@@ -86,7 +86,8 @@ def job_of(text: str, folder: Path, *changes: str) -> Job:
 def test_the_tables_are_those_of_the_dataset(ingested: Path, tmp_path: Path) -> None:
     found = plan_job(job_of(JOB, tmp_path), ingested, 2)
     rows = {table.name: table.rows for table in Dataset(ingested / "stages" / "ingest").schema.tables}
-    assert [model["model"] for model in found["models"]] == ["foundation", "users", "student, dim 4", "student, dim 8"]
+    students = ["student, dim 4", "student, dim 8", "student, dim 8, ids clustered"]
+    assert [model["model"] for model in found["models"]] == ["foundation", "users", *students]
     assert found["ranks"] == 2 and found["fits"]
     foundation, users, *students = found["models"]
     assert {table["table"]: table["rows"] for table in foundation["tables"]} == rows
@@ -138,7 +139,9 @@ def test_declared_sizes_need_no_dataset(tmp_path: Path) -> None:
 
 
 def test_a_student_that_may_do_without_features_is_shown_beside_the_whole_one(ingested: Path, tmp_path: Path) -> None:
-    planned = job_of(JOB, tmp_path, "student.dims=[4]", "student.without=[tags]", "student.compression=10")
+    planned = job_of(
+        JOB, tmp_path, "student.dims=[4]", "student.without=[tags]", "student.compression=10", "student.share=hash"
+    )
     whole, less = plan_job(planned, ingested, 1)["models"][2:]
     assert (whole["model"], less["model"]) == ("student, dim 4", "student, dim 4, without tags")
     (gone,) = {table["table"] for table in whole["tables"]} - {table["table"] for table in less["tables"]}

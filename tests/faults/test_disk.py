@@ -17,7 +17,7 @@ from tests.faults.conftest import Straight
 from tests.faults.hurts import obey_permissions, write_little
 from tests.faults.victims import Server
 
-DISK_KIB = 4096
+DISK_KIB = 8192
 
 
 @pytest.mark.parametrize(("stage", "left_kib"), [("ingest", 32), ("teach", 64), ("cache", 16)])

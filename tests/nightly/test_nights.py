@@ -118,7 +118,7 @@ def test_a_nights_students_are_of_one_shape(service: Path, job: Job, monkeypatch
     """Though another would suit `alone` better: the next night's tables begin at these."""
 
     def size(stages: Stages) -> dict[Method, Shape]:
-        (shape,) = stages.fitting()
+        shape = stages.fitting()[0]
         return {"alone": shape.model_copy(update={"dim": 2}), "diverse": shape}
 
     monkeypatch.setattr(Stages, "size", size)

@@ -103,7 +103,8 @@ def test_what_was_rolled_back_stays_back_unless_forced(service: Path) -> None:
 def test_no_champion_is_rolled_back_to_that_cannot_serve(service: Path) -> None:
     before = registry(service)["history"][1]["model"]
     weights = service / before / "weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
+    *kept, last = weights.read_bytes()
+    weights.write_bytes(bytes([*kept, last ^ 1]))
     with pytest.raises(UserError, match="damaged"):
         rollback(service)
     assert champion(service) == LAST
