@@ -86,8 +86,8 @@ def job_of(text: str, folder: Path, *changes: str) -> Job:
 def test_the_tables_are_those_of_the_dataset(ingested: Path, tmp_path: Path) -> None:
     found = plan_job(job_of(JOB, tmp_path), ingested, 2)
     rows = {table.name: table.rows for table in Dataset(ingested / "stages" / "ingest").schema.tables}
-    students = ["student, dim 4", "student, dim 8", "student, dim 8, ids clustered"]
-    assert [model["model"] for model in found["models"]] == ["foundation", "users", *students]
+    small = ["student, dim 4", "student, dim 8", "student, dim 8, ids clustered"]
+    assert [model["model"] for model in found["models"]] == ["foundation", "users", *small]
     assert found["ranks"] == 2 and found["fits"]
     foundation, users, *students = found["models"]
     assert {table["table"]: table["rows"] for table in foundation["tables"]} == rows
