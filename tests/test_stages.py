@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.numpy import load_file
 
 from recdistill import cli
 from recdistill.clicklog.schema import Dataset
@@ -19,6 +21,8 @@ from recdistill.config.models import Teachers
 from recdistill.distill.train import Asked
 from recdistill.export import score
 from recdistill.files import finish, made_from, read_json, write_json
+from recdistill.models.clusters import CLUSTERS
+from recdistill.models.frozen import load_model
 from recdistill.stages import STAGES
 from tests.jobs import over_simulated
 
@@ -129,6 +133,18 @@ def test_what_a_run_leaves(finished: Path) -> None:
     seeds = {f"distill/{method}/seed-{seed}" for method in ("alone", "mean", "diverse") for seed in (0, 1)}
     assert units >= seeds | {"teach/foundation/final", "teach/domain/final", "teach/trees/final"}
     assert not [path for path in finished.rglob("*") if ".work-" in path.name or ".partial" in path.name]
+
+
+def test_students_and_routers_share_rows_as_their_clusters_say(finished: Path) -> None:
+    stages = finished / "stages"
+    clusters = load_file(stages / "cluster" / "dim-8-clustered" / CLUSTERS)
+    students = [stages / "size" / method / "dim-8-clustered" / "seed-0" for method in ("alone", "mean")]
+    routers = [path.parent for path in (stages / "route" / "routes").glob("*/*/model.json")]
+    assert len(routers) >= 2
+    for folder in (*students, *routers):
+        model = load_model(folder)
+        said = np.concatenate([clusters[table.name] for table in model.shape.tables if table.clustered])
+        np.testing.assert_array_equal(model.row_map.sharing.cluster(torch.arange(len(said))).numpy(), said)
 
 
 def test_who_hears_teachers_and_who_does_not_have_the_size_that_suits_them(copy: Path, go: Go) -> None:
