@@ -16,11 +16,12 @@ from recdistill.distill.routing import route, starts, worth_of
 from recdistill.distill.train import Materials
 from recdistill.distill.warm import Start
 from recdistill.distill.work import best_of, candidates, distill_unit
-from recdistill.files import file_sha256, read_json
+from recdistill.files import read_json
 from recdistill.judged import account
-from recdistill.models.clusters import CLUSTERS, cluster
+from recdistill.models.clusters import cluster
 from recdistill.models.shape import Shape
 from recdistill.models.size import left_out, solve
+from recdistill.models.untrained import Untrained
 from recdistill.runs import Unit
 from recdistill.teachers.routes import Routed
 from recdistill.teachers.shards import TeacherCache
@@ -124,7 +125,8 @@ class Learning(Teaching):
             return None
         teachers, settings = self.run.stage_folder("teach"), candidates("diverse", self.job.distill)[0]
         seed = self.job.distill.tune.seeds[0]
-        shape = self.fitting()[-1]  # a router is thrown away, and may be as wide as any of them and know as much
+        # A router is thrown away, and may be as wide as any of them and know as much.
+        student = self._untrained(self.fitting()[-1])
         outside = [TeacherCache(path, self.dataset) for path in self._outside()]
         asked = [Askable(name, self.versions(name)[-1]) for name in self._askable]
         start = self._start("routes", "route")
@@ -136,15 +138,14 @@ class Learning(Teaching):
                 for one in asked
             ],
             "answered": [[cache.name, cache.fingerprint] for cache in outside],
-            "shape": shape.model_dump(),
+            **student.inputs(),
             "train": settings.train.model_dump(mode="json"),
             "seed": seed,
             "start": {name: begin.fingerprint() for name, begin in starts(start).items()},
         }
         more = self.unlabelled.root if self.unlabelled else None
         whom = Committee(self.dataset.root, teachers, asked, [cache.root for cache in outside])
-        inputs |= self._clustered(shape)
-        args = (whom, more, self.shelf, shape, settings.train, seed, start, self.clusters.get(self._called(shape)))
+        args = (whom, more, self.shelf, student, settings.train, seed, start)
         folder = self.run.units("route", route, [Unit("routes", inputs, args)]) / "routes"
         return {split: folder / split for split in (*SPLITS, *(["unlabelled"] if more else []))}
 
@@ -164,36 +165,37 @@ class Learning(Teaching):
         keep: float | None = None,
     ) -> Unit:
         """One student: of a shape, by a method, with a seed; one that weighs teachers hears a share `keep` of them."""
+        untrained = self._untrained(shape)
         inputs = {
             "dataset": self.dataset.fingerprint,
-            "shape": shape.model_dump(),
+            **untrained.inputs(),
             "method": method,
             "seed": seed,
             "settings": _relevant(method, settings),
         }
-        if method != "alone":
+        names = self._heard(method)
+        if names:
             # In order: the first is the foundation, and the others' order decides what is drawn for them.
-            inputs["caches"] = [[cache.name, cache.fingerprint] for cache in self._all_caches]
+            inputs["caches"] = [[cache.name, cache.fingerprint] for cache in self._all_caches if cache.name in names]
         teach, cache, label = (self.run.stage_folder(name) for name in ("teach", "cache", "label"))
-        names = () if method == "alone" else tuple(self.members)
         routed = None
         if method == "diverse" and self.routes:
             routed = Routed(self.routes, keep or self.job.teachers.keep, sparse=self._routed is not None)
         inputs |= self._routed_by(routed)
         if start := self._start(name, "distill") if stage == "distill" else None:
             inputs["start"] = start.fingerprint()
-        inputs |= self._clustered(shape)
         more = (self.unlabelled.root, label) if self.unlabelled and names else None
         foretell = self.job.teachers.foretell and method in COMBINING
         inputs |= {"foretell": True} if foretell else {}
-        clusters = self.clusters.get(self._called(shape))
-        materials = Materials(self.dataset.root, teach, cache, names, shape, more, start, routed, foretell, clusters)
+        materials = Materials(self.dataset.root, teach, cache, names, untrained, more, start, routed, foretell)
         return Unit(name, inputs, (materials, method, seed, settings, f"{stage} {name}"))
 
-    def _clustered(self, shape: Shape) -> dict[str, str]:
-        """Of a student's inputs, which of its ids share rows."""
-        folder = self.clusters.get(self._called(shape))
-        return {} if folder is None else {"clusters": file_sha256(folder / CLUSTERS)}
+    def _heard(self, method: Method) -> tuple[str, ...]:
+        """Teachers that a method hears: another expert is no reason to train `single` again."""
+        return {"alone": (), "single": (self.job.teachers.foundation,)}.get(method, tuple(self.members))
+
+    def _untrained(self, shape: Shape) -> Untrained:
+        return Untrained(shape, self.clusters.get(self._called(shape)))
 
     def _start(self, name: str, stage: str) -> Start | None:
         """The earlier student, or router, at which this one of the stage begins, if any."""

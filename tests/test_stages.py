@@ -288,6 +288,16 @@ def test_a_changed_teacher_is_the_only_one_taught_again(copy: Path, go: Go, chan
     assert changed == {("teach", name), ("route", "routes"), ("cache", name)}
 
 
+def test_another_expert_is_no_reason_to_train_who_does_not_hear_it_again(copy: Path, go: Go) -> None:
+    methods = "distill.methods=[alone, single, mean]"
+    go(copy, methods, upto="distill")
+    before = times(copy / "stages")
+    go(copy, methods, "teachers.members.domain.seed=1", upto="distill")
+    after = times(copy / "stages")
+    changed = {tuple(path.split("/")[:2]) for path in after if after[path] != before.get(path)}
+    assert changed == {("teach", "domain"), ("cache", "domain"), ("distill", "mean")}
+
+
 def test_another_regime_teaches_again(copy: Path, go: Go) -> None:
     before = read_json(copy / "stages" / "teach" / "domain" / "final" / "teacher.json")
     go(copy, "teachers.regime=later_days", upto="teach")

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recdistill.clicklog.hashing import hashed_ids
-from recdistill.clicklog.history import History
+from recdistill.clicklog.history import ByUser, History, alone
 from recdistill.clicklog.layout import Layout
 from recdistill.clicklog.lookup import Lookup, factorise
 from recdistill.clicklog.match import matches
@@ -75,8 +75,13 @@ class Encoder:
         for name, column in self._layout.features.items():
             if column in typed.column_names:
                 out[name] = self._feature(self._features[name], _one(typed[column]))
+        times = typed["time"].to_numpy()
+        by_user: dict[str, ByUser] = {}
         for name in self._histories:
-            out[name] = self._history(name, typed, out)
+            user = _history(self._layout.spec, name).user
+            if user not in by_user:
+                by_user[user] = ByUser(_one(typed[self._layout.users[user]]), times)
+            out[name] = self._history(name, typed, out, by_user[user])
         for name, spec in self._layout.spec.features.items():
             if isinstance(spec, Match):
                 out[name] = matches(out[spec.of], out[_history(self._layout.spec, spec.of).of])
@@ -122,20 +127,16 @@ class Encoder:
         self._count("not_finite", feature.name, ~good & ~missing)
         return pa.array(np.where(good, scaled, np.float32(0)))
 
-    def _history(self, name: str, typed: pa.Table, out: dict[str, pa.Array]) -> pa.Array:
+    def _history(self, name: str, typed: pa.Table, out: dict[str, pa.Array], by_user: ByUser) -> pa.ListArray:
         spec = _history(self._layout.spec, name)
         items = out[spec.of]
         happened = np.asarray(items.is_valid())
         if spec.outcome != "any":
             wanted = pc.equal(_one(typed["label"]), 1 if spec.outcome == "positive" else 0)
             happened &= np.asarray(pc.fill_null(wanted, False))
-        if pa.types.is_list(items.type):
-            added = [ids if hit else () for ids, hit in zip(items.to_pylist(), happened.tolist(), strict=True)]
-        else:
-            ids = pc.fill_null(items, 0).to_numpy(zero_copy_only=False).tolist()
-            added = [(id_,) if hit else () for id_, hit in zip(ids, happened.tolist(), strict=True)]
-        users = _one(typed[self._layout.users[spec.user]]).to_pylist()
-        lists = self._histories[name].extend(users, typed["time"].to_numpy().tolist(), added)
+        added = pc.if_else(pa.array(happened), items, None)
+        added = added if pa.types.is_list(added.type) else alone(added)
+        lists = self._histories[name].extend(by_user, added)
         self._count("missing", name, np.asarray(pc.list_value_length(lists)) == 0)
         if self._tables[spec.of].encoding == "vocabulary":
             self._count("unseen", name, np.asarray(pc.list_flatten(lists)) == 0)

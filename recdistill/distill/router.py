@@ -43,12 +43,11 @@ from recdistill.config.models import Train
 from recdistill.distill.losses import masked_softmax, soft_click_loss
 from recdistill.distill.mixture import Mixture
 from recdistill.files import CHECKPOINTS
-from recdistill.models.clusters import clustered
 from recdistill.models.dlrm import DLRM
 from recdistill.models.frozen import save_model
-from recdistill.models.shape import Shape
 from recdistill.models.task import Task, click_loss, normalised_entropy, weight_of_all
 from recdistill.models.trainer import fit, load_best
+from recdistill.models.untrained import Untrained
 
 BOUND = 12.0
 """Of predicted logarithms."""
@@ -64,10 +63,10 @@ class Router(Task):
     measure: str
     """What `judge` gives, for people."""
 
-    def __init__(self, shape: Shape, begin: Tensor) -> None:
+    def __init__(self, student: Untrained, begin: Tensor) -> None:
         super().__init__()
-        self.student = DLRM(shape)
-        self.head = nn.Linear(shape.top[-1], len(begin))
+        self.student = student.build()
+        self.head = nn.Linear(student.shape.top[-1], len(begin))
         self.head.bias.data.copy_(begin)
 
     @torch.no_grad()
@@ -86,8 +85,8 @@ class Importance(Router):
 
     measure = "NE of the committee"
 
-    def __init__(self, shape: Shape, begin: Mixture) -> None:
-        super().__init__(shape, begin.score)
+    def __init__(self, student: Untrained, begin: Mixture) -> None:
+        super().__init__(student, begin.score)
         self.scale = nn.Parameter(torch.tensor([begin.slope, begin.intercept]))
 
     def forecast(self, batch: Batch, knows: Tensor) -> Tensor:
@@ -118,8 +117,8 @@ class Missed(Router):
     usual: Tensor
     """What the head gives are logarithms of multiples of it, so that all teachers are learned alike."""
 
-    def __init__(self, shape: Shape, usual: Tensor) -> None:
-        super().__init__(shape, torch.zeros_like(usual))
+    def __init__(self, student: Untrained, usual: Tensor) -> None:
+        super().__init__(student, torch.zeros_like(usual))
         self.register_buffer("usual", usual)
 
     def forecast(self, batch: Batch, knows: Tensor) -> Tensor:
@@ -160,7 +159,6 @@ def train_router(
     settings: Train,
     seed: int,
     out: Path,
-    clusters: Path | None = None,
 ) -> R:
     """The best of routers that begin at one of `begins` each; what `build` made, as a constant, where that is better.
 
@@ -173,9 +171,7 @@ def train_router(
 
     def again() -> R:
         torch.manual_seed(seed)
-        router = build()
-        clustered(router.student, clusters)
-        return router
+        return build()
 
     def epoch(generator: np.random.Generator) -> Iterator[Batch]:
         for at in generator.permutation(len(learn)):

@@ -26,8 +26,8 @@ from recdistill.distill.train import train_alone
 from recdistill.distill.warm import Start, begin_at
 from recdistill.files import read_json, write_json
 from recdistill.models.frozen import WEIGHTS
-from recdistill.models.shape import Shape
 from recdistill.models.sharding import device
+from recdistill.models.untrained import Untrained
 from recdistill.teachers.protocol import SCORING_BATCH
 from recdistill.teachers.routes import count_route, finish_routes, route_path, write_route
 from recdistill.teachers.shelf import Shelf
@@ -50,17 +50,16 @@ def route(
     committee: Committee,
     recombined: Path | None,
     shelf: Shelf | None,
-    shape: Shape,
+    student: Untrained,
     settings: Train,
     seed: int,
     start: Start | None = None,
-    clusters: Path | None = None,
 ) -> None:
     """The unit of the stage `route`: a folder of routes for each split, `unlabelled` for recombined rows."""
 
     def make(work: Path) -> None:
         said = answered(committee, shelf, recombined)
-        routers = train_routers(committee, *said, shape, settings, seed, start, work, clusters)
+        routers = train_routers(committee, *said, student, settings, seed, start, work)
         for split in SPLITS:
             routers.write(Dataset(committee.dataset), split, work / split)
         if recombined is not None:
@@ -138,12 +137,11 @@ def train_routers(
     committee: Committee,
     rows: list[Batch],
     recombined: list[Batch],
-    shape: Shape,
+    student: Untrained,
     settings: Train,
     seed: int,
     start: Start | None,
     out: Path,
-    clusters: Path | None = None,
 ) -> Routers:
     """Both routers, trained in `out` on rows with what was `said` and who `knows` them.
 
@@ -153,7 +151,7 @@ def train_routers(
     dataset, before = Dataset(committee.dataset), starts(start)
     said, knows, label, weight = _columns(rows)
     known = mixture(said, knows, label, weight)
-    alone = None if before else train_alone(dataset, shape, settings, seed, "route alone", out / ALONE, clusters)
+    alone = None if before else train_alone(dataset, student, settings, seed, "route alone", out / ALONE)
 
     def train(name: str, build: Callable[[], R]) -> R:
         def begin(place: str, router: R) -> None:
@@ -164,9 +162,9 @@ def train_routers(
 
         places = ("before",) if alone is None else (ALONE, "random")
         begins = {place: partial(begin, place) for place in places}
-        return train_router(name, build, begins, rows, settings, seed, out / name, clusters)
+        return train_router(name, build, begins, rows, settings, seed, out / name)
 
-    importance = train("importance", lambda: Importance(shape, known))
+    importance = train("importance", lambda: Importance(student, known))
     heard = _heard(importance, rows)
     fit = partial(fitted, WIDTH, seed)
     gate, askable = fit(thinned(heard, seed)), len(committee.asked)
@@ -176,7 +174,7 @@ def train_routers(
     wanted = torch.cat([batch.extra["missed"] for batch in rows])
     told = torch.cat([batch.extra["knows"] * batch.weight[:, None] for batch in rows])
     usual = ((told * wanted).sum(0) / told.sum(0).clamp_min(1e-9)).clamp_min(LEAST)
-    wanting = train("missed", lambda: Missed(shape, usual))
+    wanting = train("missed", lambda: Missed(student, usual))
     of_each = dict(zip(committee.names, worth(heard, fit), strict=False))  # by all ranks: gates are fitted together
     if ranks.leads():
         write_json(out / WORTH, {"rows": len(label[1::2]), "teachers": of_each})

@@ -24,13 +24,13 @@ from recdistill.distill.consensus import Consensus, Mean
 from recdistill.distill.methods import Alone, Confidence, Distiller, Hint, Method, Single
 from recdistill.distill.warm import Start, begin_at
 from recdistill.files import atomic, write_json
-from recdistill.models.clusters import clustered
 from recdistill.models.dlrm import DLRM
 from recdistill.models.frozen import save_model
 from recdistill.models.shape import Shape
 from recdistill.models.sharding import device
 from recdistill.models.task import validation_ne
 from recdistill.models.trainer import Position, fit, load_best
+from recdistill.models.untrained import Untrained
 from recdistill.teachers.calibration import calibrate, sample
 from recdistill.teachers.protocol import open_upper
 from recdistill.teachers.routes import Routed
@@ -50,7 +50,7 @@ class Materials:
     caches: Path
     foundation_first: tuple[str, ...]
     """Names of the committee's members, the foundation first."""
-    shape: Shape
+    student: Untrained
     recombined: tuple[Path, Path] | None = None
     """The dataset of recombined rows and the caches of what teachers said about them."""
     start: Start | None = None
@@ -59,8 +59,6 @@ class Materials:
     """How important teachers are, and whose answers count, for a method that weighs them."""
     foretell: bool = False
     """Whether what was said about training rows tells how good teachers are (see `Teachers.foretell`)."""
-    clusters: Path | None = None
-    """Which of the student's ids share rows."""
 
     def open(self) -> Opened:
         """The datasets, their caches and the members with their frozen upper layers."""
@@ -76,7 +74,7 @@ class Materials:
             if self.recombined is None
             else _asked(*self.recombined, self.foundation_first, "unlabelled", self.routed)
         )
-        return Opened(shown, more, members, splits, self.start, self.clusters)
+        return Opened(shown, more, members, splits, self.start)
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,6 @@ class Opened:
     calibrates: tuple[SplitName, ...]
     """Of whose rows it is learned how the committee's answers are put together."""
     start: Start | None = None
-    clusters: Path | None = None
 
 
 def _asked(dataset: Path, caches: Path, names: tuple[str, ...], split: SplitName, routed: Routed | None) -> Asked:
@@ -156,7 +153,7 @@ def distill_one(materials: Materials, name: MethodName, seed: int, settings: Dis
     Raises `RuntimeError` if any number of a frozen teacher changed on the way; nothing may do that.
     """
     opened = materials.open()
-    distiller, position = train_student(opened, materials.shape, name, seed, settings, label, out)
+    distiller, position = train_student(opened, materials.student, name, seed, settings, label, out)
     if not ranks.leads():
         return
     calibration = calibrate_student(distiller.student, opened.shown.dataset)
@@ -168,7 +165,7 @@ def distill_one(materials: Materials, name: MethodName, seed: int, settings: Dis
         {
             "method": name,
             "seed": seed,
-            "parameters": materials.shape.parameters(),
+            "parameters": materials.student.shape.parameters(),
             "validation_ne": position.checks[position.best],
             "checks": position.checks,
             "losses": position.losses,
@@ -178,18 +175,17 @@ def distill_one(materials: Materials, name: MethodName, seed: int, settings: Dis
 
 
 def train_student(
-    opened: Opened, shape: Shape, name: MethodName, seed: int, settings: Distill, label: str, out: Path
+    opened: Opened, student: Untrained, name: MethodName, seed: int, settings: Distill, label: str, out: Path
 ) -> tuple[Distiller, Position]:
     """The best check of a student and its method, unsharded, and how the training went."""
-    members, dataset, size = opened.members, opened.shown.dataset, settings.train.batch_size
-
+    members, dataset, size, shape = opened.members, opened.shown.dataset, settings.train.batch_size, student.shape
     unlabelled = settings.recombine.weight if settings.recombine else 0.0
 
     def build() -> Distiller:
         torch.manual_seed(seed)
-        student = clustered(DLRM(shape), opened.clusters)
+        model = student.build()
         method = make_method(name, members, shape.top[-1], settings)
-        return Distiller(student, method, settings.soft_weight, unlabelled)
+        return Distiller(model, method, settings.soft_weight, unlabelled)
 
     distiller = build()
     if opened.start is not None:
@@ -229,12 +225,10 @@ def train_student(
     return best, position
 
 
-def train_alone(
-    dataset: Dataset, shape: Shape, settings: Train, seed: int, label: str, out: Path, clusters: Path | None = None
-) -> DLRM:
+def train_alone(dataset: Dataset, student: Untrained, settings: Train, seed: int, label: str, out: Path) -> DLRM:
     """A student that has learned the clicks of training rows, and nothing from teachers, at its best check."""
-    opened = Opened(Asked(dataset, [], "train", None), None, [], (), clusters=clusters)
-    return train_student(opened, shape, "alone", seed, Distill(train=settings), label, out)[0].student
+    opened = Opened(Asked(dataset, [], "train", None), None, [], ())
+    return train_student(opened, student, "alone", seed, Distill(train=settings), label, out)[0].student
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from recdistill.distill.committee import Member
 from recdistill.distill.routing import route
 from recdistill.distill.train import Materials
 from recdistill.models.shape import shape_of
+from recdistill.models.untrained import Untrained
 from recdistill.teachers.codes import encode
 from recdistill.teachers.protocol import Upper
 from recdistill.teachers.routes import Routed
@@ -132,16 +133,15 @@ def materials(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -
             folder = root / "teach" / name / chain[-1].name
             teach_chain(folder, "mark", member, name, tiny_dataset.root, chain)
         cache_teacher(root / "cache" / name, "mark", member, name, root / "teach", tiny_dataset.root, every)
-    student = Student(top=[6], bottom=[])
-    shape = shape_of(student, 4, tiny_dataset.schema, None)
+    student = Untrained(shape_of(Student(top=[6], bottom=[]), 4, tiny_dataset.schema, None))
     asked = [
         Askable(name, versions(teachers, tiny_dataset)[-1].within(domain_of(teachers.members[name], tiny_dataset)))
         for name in NAMES[:2]
     ]
     committee = Committee(tiny_dataset.root, root / "teach", asked, [root / "cache" / name for name in NAMES[2:]])
-    route(root / "routes", "mark", committee, None, None, shape, Train(**TRAIN), 0)
+    route(root / "routes", "mark", committee, None, None, student, Train(**TRAIN), 0)
     routed = Routed({split: root / "routes" / split for split in SPLITS}, 0.7)
-    return Materials(tiny_dataset.root, root / "teach", root / "cache", NAMES, shape, routed=routed)
+    return Materials(tiny_dataset.root, root / "teach", root / "cache", NAMES, student, routed=routed)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from recdistill.config.job import METHODS, Distill
 from recdistill.distill.methods import Distiller
 from recdistill.distill.train import Materials, distill_one, make_method
 from recdistill.files import read_json
-from recdistill.models.dlrm import DLRM
 from recdistill.models.trainer import fit
 from tests import in_ranks
 
@@ -27,12 +26,12 @@ def learn(materials: Materials, settings: Distill, out: Path) -> dict[str, list[
     opened, found = materials.open(), {}
     for name in LEARNED:
         torch.manual_seed(3)
-        method = make_method(name, opened.members, materials.shape.top[-1], settings)
-        distiller = Distiller(DLRM(materials.shape), method)
+        method = make_method(name, opened.members, materials.student.shape.top[-1], settings)
+        distiller = Distiller(materials.student.build(), method)
 
         def epoch(generator: np.random.Generator, distiller: Distiller = distiller) -> Iterator[Batch]:
-            size = settings.train.batch_size
-            for number, batch in enumerate(opened.shown.stream(distiller.method, materials.shape, size, generator)):
+            size, shape = settings.train.batch_size, materials.student.shape
+            for number, batch in enumerate(opened.shown.stream(distiller.method, shape, size, generator)):
                 yield replace(batch, labelled=number % 2 == 0)
 
         checks = iter(range(100))

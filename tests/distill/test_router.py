@@ -27,6 +27,7 @@ from recdistill.distill.warm import Start
 from recdistill.models.shape import shape_of
 from recdistill.models.task import validation_ne
 from recdistill.models.trainer import position_of
+from recdistill.models.untrained import Untrained
 from recdistill.teachers.routes import Routes, route_path
 from recdistill.teachers.versions import FINAL, Version
 
@@ -63,8 +64,8 @@ def test_who_is_right_becomes_important(
     monkeypatch.setattr(asking, "open_teacher", lambda folder: Teacher(int(folder.parent.name[-1])))
     asked = [Askable("knows-0", version()), Askable("knows-1", version())]
     committee = Committee(dataset.root, tmp_path, asked, [])
-    shape = shape_of(Student(top=[8]), 4, dataset.schema, ["item", "user"])
-    found = train_routers(committee, *answered(committee, None, None), shape, settings, 0, None, tmp_path / "work")
+    student = Untrained(shape_of(Student(top=[8]), 4, dataset.schema, ["item", "user"]))
+    found = train_routers(committee, *answered(committee, None, None), student, settings, 0, None, tmp_path / "work")
     for batch in batches(dataset, Rows("test"), 4096):
         item = batch.sparse["item"].to_padded_dense(1)[:, 0].long()
         importance = found.say(batch)[0]
@@ -76,7 +77,7 @@ def test_routes_know_domains_and_every_row(materials: Materials, tmp_path: Path)
     items = (1, 2, 3)
     asked = [Askable("foundation", version()), Askable("expert", version((("item", items),)))]
     committee = Committee(dataset.root, materials.teachers, asked, [])
-    args = (committee, None, None, materials.shape, replace_epochs(1), 0)
+    args = (committee, None, None, materials.student, replace_epochs(1), 0)
     route(tmp_path / "routes", "mark", *args)
     routes = Routes(tmp_path / "routes" / "train")
     rows = pairs = 0
@@ -101,8 +102,8 @@ def test_routes_know_domains_and_every_row(materials: Materials, tmp_path: Path)
 
 def test_who_does_not_know_a_row_neither_counts_nor_is_missed_there(materials: Materials) -> None:
     torch.manual_seed(0)
-    one = Importance(materials.shape, Mixture(torch.tensor([1.0, 0.0]), 1.2, 0.1))
-    two = Missed(materials.shape, torch.tensor([0.02, 0.01]))
+    one = Importance(materials.student, Mixture(torch.tensor([1.0, 0.0]), 1.2, 0.1))
+    two = Missed(materials.student, torch.tensor([0.02, 0.01]))
     batch = next(batches(Dataset(materials.dataset), Rows("test"), 10))
     knows = torch.tensor([[True, True]] * 5 + [[False, True]] * 4 + [[False, False]])
     importance, missed = one.forecast(batch, knows), two.forecast(batch, knows)
@@ -118,8 +119,8 @@ def test_who_does_not_know_a_row_neither_counts_nor_is_missed_there(materials: M
 def trained(names: list[str], dataset: Dataset, settings: Train, out: Path) -> Routers:
     """The routers of teachers with these names."""
     committee = Committee(dataset.root, out, [Askable(name, version()) for name in names], [])
-    shape = shape_of(Student(top=[8]), 4, dataset.schema, ["item", "user"])
-    return train_routers(committee, *answered(committee, None, None), shape, settings, 0, None, out / "work")
+    student = Untrained(shape_of(Student(top=[8]), 4, dataset.schema, ["item", "user"]))
+    return train_routers(committee, *answered(committee, None, None), student, settings, 0, None, out / "work")
 
 
 def test_what_cannot_be_learned_is_said_the_same_of_every_row(
@@ -170,10 +171,10 @@ def test_who_would_be_missed_is_learned_of_rows_that_nobody_was_shown_too(
     monkeypatch.setattr(asking, "open_teacher", lambda folder: Elsewhere(folder.parent.name))
     made = recombine(tiny_dataset, Recombine(rows=8.0, groups=[["item"]]), tmp_path / "recombined")
     committee = Committee(tiny_dataset.root, tmp_path, [Askable("one", version()), Askable("other", version())], [])
-    shape = shape_of(Student(top=[8]), 4, tiny_dataset.schema, ["item", "user"])
+    student = Untrained(shape_of(Student(top=[8]), 4, tiny_dataset.schema, ["item", "user"]))
     missed = {}
     for name, recombined in (("with", made.root), ("without", None)):
-        route(tmp_path / name, "mark", committee, recombined, None, shape, SETTINGS, 0)
+        route(tmp_path / name, "mark", committee, recombined, None, student, SETTINGS, 0)
         routes = Routes(tmp_path / name / "train")
         (part,) = tiny_dataset.parts("train")[:1]
         shown = pq.read_table(part.path, columns=["example_id", "item"], partitioning=None)
@@ -228,7 +229,7 @@ def test_answers_from_files_are_weighed_beside_those_that_are_asked_for(material
     """`llm` sees the label through noise and answers half of the rows, `rule` sees it through more noise."""
     files = [materials.caches / name for name in ("llm", "rule")]
     committee = Committee(materials.dataset, materials.teachers, [Askable("foundation", version())], files)
-    route(tmp_path / "routes", "mark", committee, None, None, materials.shape, replace_epochs(6), 0)
+    route(tmp_path / "routes", "mark", committee, None, None, materials.student, replace_epochs(6), 0)
     for split in SPLITS:
         routes = Routes(tmp_path / "routes" / split)
         assert (routes.teachers, routes.askable) == (["foundation", "llm", "rule"], ["foundation"])
@@ -246,11 +247,11 @@ def test_a_router_begins_at_an_earlier_one(materials: Materials, tmp_path: Path)
         materials.dataset, materials.teachers, [], [materials.caches / "llm", materials.caches / "rule"]
     )
     args = answered(committee, None, None)
-    train_routers(committee, *args, materials.shape, replace_epochs(4), 0, None, tmp_path / "one")
+    train_routers(committee, *args, materials.student, replace_epochs(4), 0, None, tmp_path / "one")
     start = Start(tmp_path / "one", materials.dataset, method=True)
     still = SETTINGS.model_copy(update={"epochs": 1, "dense_rate": 1e-9, "embedding_rate": 1e-9})
     for name, at in (("warm", start), ("cold", None)):
-        train_routers(committee, *args, materials.shape, still, 5, at, tmp_path / name)
+        train_routers(committee, *args, materials.student, still, 5, at, tmp_path / name)
     for router, begin in starts(start).items():
         folders = (
             tmp_path / "warm" / router / "before",
@@ -278,9 +279,9 @@ def test_the_first_routers_begin_at_a_student_alone(
     monkeypatch.setattr(routing, "train_router", remembered)
     committee = Committee(materials.dataset, materials.teachers, [], [materials.caches / "llm"])
     args, settings = answered(committee, None, None), replace_epochs(2)
-    train_routers(committee, *args, materials.shape, settings, 3, None, tmp_path)
+    train_routers(committee, *args, materials.student, settings, 3, None, tmp_path)
     dataset = Dataset(materials.dataset)
-    alone = train_alone(dataset, materials.shape, settings, 3, "alone", tmp_path / "again")
+    alone = train_alone(dataset, materials.student, settings, 3, "alone", tmp_path / "again")
     told = {place: set() for place in ("alone", "random")}
     for place, student in (*begun, ("alone", alone)):
         told[place].add(validation_ne(student, batches(dataset, Rows("validation"), 4096)))
@@ -290,7 +291,7 @@ def test_the_first_routers_begin_at_a_student_alone(
 def test_routers_of_another_version_are_no_place_to_begin(materials: Materials, tmp_path: Path) -> None:
     """They were elsewhere."""
     committee = Committee(materials.dataset, materials.teachers, [], [materials.caches / "llm"])
-    route(tmp_path / "one", "mark", committee, None, None, materials.shape, replace_epochs(1), 0)
+    route(tmp_path / "one", "mark", committee, None, None, materials.student, replace_epochs(1), 0)
     start = Start(tmp_path / "one", materials.dataset, method=True)
     found = starts(start)
     assert [one.folder.parent.name for one in found.values()] == ["importance", "missed"] and starts(None) == {}

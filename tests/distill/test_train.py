@@ -38,7 +38,7 @@ def train(
 ) -> Distiller:
     opened = materials.open()
     opened = opened if members is None else replace(opened, members=members)
-    return train_student(opened, materials.shape, name, 3, settings, "distill", out)[0]
+    return train_student(opened, materials.student, name, 3, settings, "distill", out)[0]
 
 
 SETTINGS = Distill.model_validate(
@@ -56,10 +56,10 @@ def test_no_more_embeddings_are_read_than_a_method_looks_at(
     monkeypatch.setattr(windows, "GROUP_ROWS", 8)
     opened = replace(materials, routed=None).open()  # everybody who answered is heard
     settings = Distill.model_validate({"diverse": {"questions": min(share, 0.5)}})
-    method = make_method(name, opened.members, materials.shape.top[-1], settings)
+    method = make_method(name, opened.members, materials.student.shape.top[-1], settings)
     read, rows, given = 0, 0, set()
     for epoch in range(3):
-        for batch in opened.shown.stream(method, materials.shape, 200, np.random.default_rng(epoch)):
+        for batch in opened.shown.stream(method, materials.student.shape, 200, np.random.default_rng(epoch)):
             said = answers(batch, opened.members)
             read, rows = read + int(said.read.sum()), rows + len(batch)
             for at, vectors in enumerate(said.embedding):
@@ -86,8 +86,8 @@ def units(materials: Materials, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 def best_of(materials: Materials, unit: Path, name: Method) -> DLRM:
     """The student at its best check, as training left it."""
-    method = make_method(name, materials.open().members, materials.shape.top[-1], SETTINGS)
-    return load_best(Distiller(DLRM(materials.shape), method), unit / "training").student
+    method = make_method(name, materials.open().members, materials.student.shape.top[-1], SETTINGS)
+    return load_best(Distiller(materials.student.build(), method), unit / "training").student
 
 
 @pytest.mark.parametrize("name", ["mean", "diverse"])
@@ -109,7 +109,7 @@ def test_how_answers_are_put_together_is_learned_of_training_rows_too_where_thes
 
 def test_alone_is_plain_training_bit_for_bit(materials: Materials, quick: Distill, tmp_path: Path) -> None:
     distiller = train(materials, "alone", quick, tmp_path / "alone")
-    dataset, shape, settings = Dataset(materials.dataset), materials.shape, quick.train
+    dataset, shape, settings = Dataset(materials.dataset), materials.student.shape, quick.train
     torch.manual_seed(3)
     fit(
         ClickModel(DLRM(shape)),

@@ -11,7 +11,6 @@ from recdistill.distill.methods import Distiller
 from recdistill.distill.train import Materials, distill_one, make_method
 from recdistill.distill.warm import Start, begin_at
 from recdistill.files import read_json
-from recdistill.models.dlrm import DLRM
 from recdistill.models.frozen import load_model
 from recdistill.models.trainer import load_best
 
@@ -28,8 +27,8 @@ def before(materials: Materials, quick: Distill, tmp_path: Path) -> Path:
 def fresh(materials: Materials, quick: Distill, method: Method = "diverse") -> Distiller:
     torch.manual_seed(99)
     members = materials.open().members
-    student = DLRM(materials.shape)
-    return Distiller(student, make_method(method, members, materials.shape.top[-1], quick))
+    student = materials.student.build()
+    return Distiller(student, make_method(method, members, materials.student.shape.top[-1], quick))
 
 
 def test_student_and_aligner_are_taken_over(materials: Materials, quick: Distill, before: Path) -> None:
