@@ -75,12 +75,11 @@ class Encoder:
         for name, column in self._layout.features.items():
             if column in typed.column_names:
                 out[name] = self._feature(self._features[name], _one(typed[column]))
-        times = typed["time"].to_numpy()
         by_user: dict[str, ByUser] = {}
         for name in self._histories:
             user = _history(self._layout.spec, name).user
             if user not in by_user:
-                by_user[user] = ByUser(_one(typed[self._layout.users[user]]), times)
+                by_user[user] = ByUser(_one(typed[self._layout.users[user]]), typed["time"].to_numpy())
             out[name] = self._history(name, typed, out, by_user[user])
         for name, spec in self._layout.spec.features.items():
             if isinstance(spec, Match):
