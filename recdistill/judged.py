@@ -43,13 +43,17 @@ def taught(
 def account(model: str, shape: Shape | None, member: Member | None = None) -> dict[str, Any]:
     """A model's parameters; what says which ids share a row counts among those of `tables`.
 
-    `member` says how many where the model has no shape, being known by its answers alone.
+    Where some share rows, also how many `ids` have a row `each`, share one by `likeness`, and by `hash`. `member` says
+    how many where the model has no shape, being known by its answers alone.
     """
     if shape is None:
         assert isinstance(member, FileTeacher)
         return {"model": model, "tables": 0, "dense": member.parameters, "total": member.parameters}
     tables, total = shape.account()["tables"] + shape.clusters, shape.parameters()
-    return {"model": model, "tables": tables, "dense": total - tables, "total": total}
+    found = {"model": model, "tables": tables, "dense": total - tables, "total": total}
+    each, alike = (sum(getattr(table, name) for table in shape.tables) for name in ("own", "clustered"))
+    by_hash = sum(table.source_rows for table in shape.tables) - each - alike
+    return {**found, "ids": {"each": each, "likeness": alike, "hash": by_hash}} if alike + by_hash else found
 
 
 def forwards(caches: Sequence[TeacherCache], labels: Sequence[TeacherCache], shelf: Shelf | None) -> dict[str, int]:

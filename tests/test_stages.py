@@ -118,6 +118,11 @@ def test_the_report_is_complete(finished: Path) -> None:
         params["compression"] == pytest.approx(params["foundation"] / params["student"]) and params["compression"] > 4
     )
     assert [entry["total"] for entry in report["account"]] == [params["foundation"], params["student"]]
+    foundation, student = report["account"]
+    looked_up = sum(table.rows for table in dataset.schema.tables)
+    clustered = sum(table["clustered"] for table in read_json(finished / "student" / "model.json")["shape"]["tables"])
+    assert "ids" not in foundation and sum(student["ids"].values()) == looked_up
+    assert student["ids"]["likeness"] == clustered and min(student["ids"]["each"], student["ids"]["hash"]) > 0
     assert report["gap"].keys() >= {"auc", "ne"}
     assert report["gap_recovered"].keys() == {"mean", "diverse"}
     forwards = report["teacher_forwards"]

@@ -41,8 +41,9 @@ def evaluate(dataset: Dataset, models: list[Scored], settings: Evaluate, context
             (by the share saved, for `diverse` and each point of the trade-off curve: all pairs and those kept), `worth`
             (on how many validation `rows`, and of `teachers` by how much NE of the committee's word is worse without
             each, with its standard error),
-            `account` (records of model, tables, dense, total parameters), `without` (records of `methods` and of the
-            `features` that their students do without), `timings` (seconds a stage).
+            `account` (records of model, tables, dense, total parameters; and, where ids share rows, how many `ids` have
+            one `each`, share one by `likeness`, and by `hash`), `without` (records of `methods` and of the `features`
+            that their students do without), `timings` (seconds a stage).
 
     Returns:
         report.json's content, version 1: fit for JSON, no NaN, no date, the same for the same inputs. A metric's `mean`

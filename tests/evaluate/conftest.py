@@ -135,7 +135,16 @@ def report(world: World) -> dict[str, Any]:
         "regime": "out_of_fold",
         "teacher_forwards": {"full": 33_000, "computed": 24_000, "reused": 0, "saved": 9_000, "held_out": 3_000},
         "worth": {"rows": 1500, "teachers": {"foundation": [0.02, 0.001], "expert": [0.0004, 0.0005]}},
-        "account": [{"model": "foundation", "tables": 390_000, "dense": 10_000, "total": 400_000}],
+        "account": [
+            {"model": "foundation", "tables": 390_000, "dense": 10_000, "total": 400_000},
+            {
+                "model": "student",
+                "tables": 9_000,
+                "dense": 1_000,
+                "total": 10_000,
+                "ids": {"each": 2_100, "likeness": 3_400, "hash": 56},
+            },
+        ],
         "without": [{"methods": ["mean", "diverse"], "features": ["zip", "city"]}],
         "timings": {"ingest": 1.5, "distill": 75.0},
     }

@@ -45,6 +45,7 @@ def test_holds_every_model_slice_importance_account_and_timing(page, report):
     assert f"{report['slices'][0]['values'][0]['models']['diverse']['auc']:.4f}" in page
     assert "(not seen in training)" in page
     assert "Students by mean, diverse were found to do better without zip, city" in page
+    assert "Of the ids that student looks up 2\u202f100 have a row each, 3\u202f400 share one with others that" in page
     assert "390\u202f000" in page and "1 min 15 s" in page
     assert page.count("<svg") == 3
 
