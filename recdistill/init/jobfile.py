@@ -16,6 +16,7 @@ from recdistill.config.models import Train
 from recdistill.config.yaml12 import parse
 from recdistill.init.draft import Draft
 from recdistill.init.features import Choice, Kind
+from recdistill.init.sizes import choose_second
 
 LINES = 60
 _WIDTH, _WIDEST = 112, 1000
@@ -217,10 +218,6 @@ def _models(draft: Draft) -> list[str]:
 def _teachers(draft: Draft) -> list[str]:
     teacher, train, unknown = draft.teacher, draft.teacher.train, _unknown(draft)
     rates = f", embedding_rates: {teacher.embedding_rates}" if teacher.embedding_rates else ""
-    half = [width // 2 for width in teacher.top]
-    sizes = f"dim: {teacher.dim // 2}, top: {half}{rates}, train: *teacher"
-    name, seen = _expert(draft)
-    expert = _folded(f"    {name}: {{kind: dlrm, features: [{', '.join(_ranges(seen))}], {sizes}}}") if seen else []
     return [
         "teachers:",
         *(
@@ -233,20 +230,27 @@ def _teachers(draft: Draft) -> list[str]:
         f"      {{kind: dlrm, dim: {teacher.dim}, top: {teacher.top}, dropout: {teacher.dropout}{unknown}{rates},",
         f"       train: &teacher {{batch_size: {train.batch_size}, epochs: {train.epochs}, "
         f"checks_per_epoch: {train.checks_per_epoch}, patience: {train.patience}}}}}",
-        *expert,
+        *_folded(_context(draft, rates) if draft.news else _second(draft, rates)),
         *_folded(f"    trees: {{kind: sklearn{_known_to_trees(draft)}}}"),
     ]
 
 
-def _expert(draft: Draft) -> tuple[str, list[str]]:
-    """Its name, and what it sees: ids, or where items are new every day what is known of them, which is never new.
+def _second(draft: Draft, rates: str) -> str:
+    second = choose_second(draft.teacher, len([*draft.features, *draft.histories]))
+    return (
+        f"    crosses: {{kind: dlrm, interaction: {second.interaction}, dim: {second.dim}, top: {second.top}, "
+        f"dropout: {second.dropout}{rates}, train: *teacher}}"
+    )
 
-    There an expert on ids says the same of all of later days' rows (Globo, in tests/benchmarks/LEDGER.md).
-    """
-    ids = _ids(draft)
-    if draft.news:
-        return "context", [*(name for name in draft.features if name not in ids), *draft.matches]
-    return "ids", ids if len(ids) > 1 else []
+
+def _context(draft: Draft, rates: str) -> str:
+    """An expert on what is known of items, where these are new every day: that is never new."""
+    ids, half = _ids(draft), [width // 2 for width in draft.teacher.top]
+    seen = [*(name for name in draft.features if name not in ids), *draft.matches]
+    return (
+        f"    context: {{kind: dlrm, features: [{', '.join(_ranges(seen))}], dim: {draft.teacher.dim // 2}, "
+        f"top: {half}{rates}, train: *teacher}}"
+    )
 
 
 def _ids(draft: Draft) -> list[str]:

@@ -27,6 +27,8 @@ RATES = [0.02, 0.1]
 """Rates of tables that models are tried with: logs want one or the other, and lose much by the wrong one."""
 TRIED = 2_000_000
 """Rows of a log for which to try rates takes too long."""
+WIDTH = 512
+"""Of what enters a layer of crosses, at most, but for logs of more than 128 features."""
 NEWEST = 4.0
 """Recombined rows for each row of the validation days, where only these are recombined."""
 MANY = 0.1
@@ -48,6 +50,17 @@ def choose_teacher(rows: int) -> DlrmTeacher:
     train = {"batch_size": batch, "epochs": 5, "checks_per_epoch": 4, "patience": 3}
     spec = {"kind": "dlrm", "dim": dim, "top": top, "dropout": 0.2, "train": train}
     return DlrmTeacher.model_validate({**spec, "embedding_rates": RATES if rows < TRIED else []})
+
+
+def choose_second(foundation: DlrmTeacher, fields: int) -> DlrmTeacher:
+    """A teacher that sees what the foundation sees, of so many features, and goes about it in another way.
+
+    Two that err in different places are a better committee than one and an expert that sees less of a row
+    (tests/benchmarks/LEDGER.md). A layer of crosses has as many parameters as its input's width, squared: that is
+    bounded.
+    """
+    dim = min(foundation.dim // 2, 1 << max(4, WIDTH // fields).bit_length() - 1)  # a power of two
+    return foundation.model_copy(update={"interaction": "cross", "dim": dim, "dropout": 0.4})
 
 
 def choose_training(rows: int) -> tuple[Train, Tune]:

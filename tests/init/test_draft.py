@@ -23,6 +23,7 @@ from recdistill.init import sample
 from recdistill.init.draft import MOST_BUCKETS, draft
 from recdistill.init.jobfile import LINES, _ranges, render
 from recdistill.init.sample import ROWS
+from recdistill.init.sizes import choose_second, choose_teacher
 from recdistill.models.shape import shape_of
 from recdistill.models.size import solve
 
@@ -71,7 +72,7 @@ def test_every_format_gives_a_job_that_ingest_takes(log: Log, through: Through, 
         "clicked": "history",
         "clicked_item_id": "dense",  # users come back to items
     }
-    assert "features: [user_id, item_id, clicked]" in text
+    assert "crosses: {kind: dlrm, interaction: cross, dim: 8," in text
     assert "split: {by: user_order, user: user_id, validation: 0.1, test: 0.1}" in text
 
 
@@ -123,13 +124,22 @@ def test_only_numbers_become_buckets_too(log: Log, through: Through) -> None:
     assert any(table.encoding == "bucket" for table in dataset.schema.tables)
 
 
-@pytest.mark.parametrize(("drop", "members", "keep"), [((), 3, 2 / 3), (("user_id",), 2, 1.0)])
-def test_small_committees_give_two_answers_a_row(
-    log: Log, through: Through, drop: Any, members: int, keep: float
-) -> None:
+@pytest.mark.parametrize("drop", [(), ("user_id",)])
+def test_small_committees_give_two_answers_a_row(log: Log, through: Through, drop: tuple[str, ...]) -> None:
     through(path := log(drop=drop))
     job = load_job(path.parent / "job.yaml")
-    assert (len(job.teachers.members), job.teachers.keep) == (members, pytest.approx(keep))
+    assert [*job.teachers.members] == ["foundation", "crosses", "trees"] and job.teachers.keep == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "fields", "dim"),
+    [(10_000, 4, 8), (500_000, 4, 64), (500_000, 40, 8), (500_000, 300, 4), (500_000, 999, 4)],
+)
+def test_crosses_are_no_wider_than_they_can_afford(rows: int, fields: int, dim: int) -> None:
+    foundation = choose_teacher(rows)
+    second = choose_second(foundation, fields)
+    assert second.dim == dim and second.interaction == "cross" != foundation.interaction
+    assert fields * dim <= 512 or dim == 4
 
 
 def test_a_column_that_is_called_like_a_bucket_is_none(log: Log, through: Through) -> None:
@@ -269,7 +279,7 @@ def test_ratings_give_two_histories(log: Log, through: Through) -> None:
     assert (
         "disliked: {kind: history, user: user_id, of: item_id, last: 20, outcome: negative, matches: [item_id]}" in text
     )
-    assert "features: [user_id, item_id, liked_before, disliked]" in text
+    assert "liked_before: {kind: history" in text
 
 
 def test_what_items_have_in_common_is_matched(log: Log, through: Through) -> None:

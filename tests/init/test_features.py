@@ -124,7 +124,7 @@ def test_earlier_items_are_looked_up_where_the_item_is(look: Look, tmp_path: Pat
     text = render(found, ["log.csv"], tmp_path / "job.yaml")
     assert "hist_1, hist_2: {kind: single, share: item_id}" in text
     assert 'item_history: {kind: bag, delimiter: "|", share: item_id}' in text
-    assert "features: [user_id, item_id, hist_1, hist_2, item_history, clicked]" in text
+    assert "clicked: {kind: history" in text
 
 
 def test_a_column_that_says_a_lot_is_kept_and_pointed_at(look: Look) -> None:
