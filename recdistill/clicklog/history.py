@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from itertools import compress
 
 import numpy as np
 import pyarrow as pa
@@ -96,16 +97,12 @@ class History:
         if now != self._now:
             self._turn_past()
             self._now = now
-        for user in np.flatnonzero(added):
-            begin, end = int(begins[user]), int(ends[user])
-            turn = end - int(late[user])
-            self._past[names[user]] = self._newest(every[begin:turn])
-            if turn < end:
-                self._present[names[user]] = self._newest(every[turn:end])
+        held, turns = array("q", every.tobytes()), ends - late  # where each one's present moment begins
+        for of, first, end in ((self._past, begins, turns), (self._present, turns, ends)):
+            first, some = np.maximum(first, end - self._last), (added > 0) & (first < end)
+            places = map(slice, first[some].tolist(), end[some].tolist())
+            of.update(zip(compress(names, some.tolist()), map(held.__getitem__, places), strict=True))
         return histories
-
-    def _newest(self, ids: np.ndarray) -> array:
-        return array("q", ids[-self._last :].tobytes())
 
     def _turn_past(self) -> None:
         for user, present in self._present.items():
