@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import settings
 
 from recdistill.clicklog.schema import (
     SPLITS,
@@ -34,6 +35,9 @@ from recdistill.files import file_sha256
 from recdistill.progress import Progress
 from recdistill.runs import Run
 from tests.browser import NAMES, Page, browser, installed
+
+settings.register_profile("patient", deadline=None)  # how long an example takes is up to what else the machine does
+settings.load_profile("patient")
 
 JOB = """\
 name: tiny

@@ -122,7 +122,7 @@ row = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(
     parts=st.lists(st.lists(row, max_size=6), min_size=1, max_size=3), size=st.integers(1, 9), seed=st.integers(0, 9)
 )

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recdistill.clicklog.history import ByUser, History
@@ -34,7 +34,6 @@ def slow(rows, last):
     return out
 
 
-@settings(deadline=None)
 @given(ROWS, st.integers(1, 5), st.integers(1, 9))
 def test_equals_looking_at_all_pairs_however_rows_are_batched(rows, last, batch):
     rows = sorted(rows, key=lambda row: row[1])

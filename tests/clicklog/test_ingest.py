@@ -259,7 +259,7 @@ def test_features_that_share_a_table(logs, read):
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=6)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.none() | TEXT, st.lists(TEXT, max_size=3)), min_size=1, max_size=12), st.booleans())
 def test_any_text_comes_back(logs, read, cells, as_csv):
     cells = cells * 4

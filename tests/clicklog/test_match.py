@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recdistill.clicklog.match import matches
@@ -48,7 +48,6 @@ def dataset(logs: Any, small: Any, features: dict[str, Any]) -> Dataset:
     return logs.ingest(small(), features=features | MORE)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.lists(IDS, max_size=4), st.none() | IDS)))
 def test_counts_ids_that_are_the_rows_own(rows: list[tuple[list[int], int | None]]) -> None:
     histories = pa.array([history for history, _ in rows], pa.list_(pa.int64()))
@@ -57,7 +56,6 @@ def test_counts_ids_that_are_the_rows_own(rows: list[tuple[list[int], int | None
     assert found.to_pylist() == pytest.approx([slow(*row) for row in rows])
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.lists(IDS, max_size=4), st.lists(IDS, max_size=3))))
 def test_counts_ids_that_are_among_the_rows_own(rows: list[tuple[list[int], list[int]]]) -> None:
     histories, own = (pa.array([row[side] for row in rows], pa.list_(pa.int64())) for side in (0, 1))

@@ -60,7 +60,7 @@ def test_random_depends_on_the_id_and_the_seed_alone(logs, small, read):
     assert splits(read(logs.ingest(table, split={**split, "seed": 1}, features=USER, time=None))) != got
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from("abc"), min_size=20, max_size=60), st.randoms())
 def test_user_order_takes_each_users_last_rows(logs, read, users, random):
     users = ["a"] * 10 + users

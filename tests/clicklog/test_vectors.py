@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from recdistill.clicklog.vectors import binary_field, binary_to_vectors, vectors_to_binary
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(rows=st.integers(0, 20), dim=st.integers(1, 9), dtype=st.sampled_from(["float16", "float32"]), data=st.data())
 def test_vectors_round_trip(
     tmp_path_factory: pytest.TempPathFactory, rows: int, dim: int, dtype: str, data: st.DataObject

@@ -48,7 +48,7 @@ def test_two_steps_say_nearly_as_much_as_one() -> None:
     assert unsaid(vectors, alike(vectors, 100)) < 1.15 * unsaid(vectors, best)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(1, 60).flatmap(lambda n: arrays(np.float32, (n, 3), elements=st.sampled_from([0.0, 1.0, -2.5]))),
     st.integers(1, 60),

@@ -36,7 +36,7 @@ def cut_shape(
     return _cut(whole, height, known)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(2, 2**40), min_size=1, max_size=4), st.integers(2, 10_000), st.data())
 def test_a_row_map_keeps_frequent_ids_and_shares_the_rest(sizes: list[int], height: int, data: st.DataObject) -> None:
     known = {f"f{number}": size for number, size in enumerate(sizes)}
@@ -77,7 +77,7 @@ def test_an_id_that_its_table_does_not_have_stays_one(several: list[str], dim: i
     assert row not in range(shape.height(shape.tables[0]))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.sampled_from([1, 2]), st.lists(st.integers(2, 50), min_size=1, max_size=4), st.integers(2, 60), st.data())
 def test_narrow_vectors_lie_side_by_side(dim: int, sizes: list[int], height: int, data: st.DataObject) -> None:
     """Looked up by hand in rows of four, the sums are those of the rows of the shape."""

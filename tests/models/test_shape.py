@@ -43,7 +43,7 @@ def real(shape: Shape) -> int:
     return sum(value.numel() for value in DLRM(shape).state_dict().values())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(schema=schemas, layout=st.builds(Architecture, **layouts), dim=st.sampled_from([1, 2, 4, 8]))
 def test_every_parameter_is_counted(schema: Schema, layout: Architecture, dim: int) -> None:
     shape = shape_of(layout, dim, schema, None)
@@ -57,7 +57,7 @@ def test_every_parameter_is_counted(schema: Schema, layout: Architecture, dim: i
     assert {place: shape.account()[place] for place in places} == counted
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     schema=schemas,
     dims=st.lists(st.sampled_from([1, 2, 4, 8, 12]), min_size=1, max_size=4),

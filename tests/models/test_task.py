@@ -22,7 +22,7 @@ def slices(batch: Batch, count: int) -> list[Batch]:
     return found
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rows=st.integers(1, 40), count=st.integers(1, 7))
 def test_every_row_is_some_ranks_own_once(tiny_dataset: Dataset, rows: int, count: int) -> None:
     batch = next(batches(tiny_dataset, Rows("train"), rows))

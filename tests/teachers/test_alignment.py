@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from recdistill.teachers.calibration import alignment, calibrate, calibrate_among
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(dim=st.integers(1, 12), seed=st.integers(0, 99), scale=st.floats(0.01, 100))
 def test_alignment_finds_the_way_back_from_a_turned_space(dim: int, seed: int, scale: float) -> None:
     rng = np.random.default_rng(seed)

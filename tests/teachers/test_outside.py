@@ -147,7 +147,7 @@ def test_absent_rows_stay_absent_and_unknown_ones_are_left_out(tiny_dataset: Dat
     assert sum(shard.rows for shard in imported[2]) == len(expected)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1000), share=st.floats(0.05, 1), files=st.integers(1, 4))
 def test_any_subset_in_any_order_comes_back(
     tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory, seed: int, share: float, files: int
