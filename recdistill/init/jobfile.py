@@ -244,7 +244,10 @@ def _second(draft: Draft, rates: str) -> str:
 
 
 def _context(draft: Draft, rates: str) -> str:
-    """An expert on what is known of items, where these are new every day: that is never new."""
+    """An expert on what is known of items, where these are new every day: that is never new.
+
+    What an expert on ids says of later days' rows is the same for all of them (Globo, in tests/benchmarks/LEDGER.md).
+    """
     ids, half = _ids(draft), [width // 2 for width in draft.teacher.top]
     seen = [*(name for name in draft.features if name not in ids), *draft.matches]
     return (
