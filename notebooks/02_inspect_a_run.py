@@ -34,7 +34,8 @@ print(table.to_string())
 
 # %% [markdown]
 # ## How much of the gap each method recovers, and whether one is better than another
-# Below, by how much the first method is better than each baseline, on the same rows and seeds; plus is better.
+# Below, by how much the first method is better than its foundation and each baseline, on the same rows and seeds;
+# plus is better.
 
 # %%
 analysis.gap_bars(run)

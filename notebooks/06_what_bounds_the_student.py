@@ -65,7 +65,8 @@ features = [part["feature"] for part in run.report["slices"]]
 analysis.importance_map(run, features[0]) if features else print("The job names no slices.")
 
 # %% [markdown]
-# By how much it is better than each baseline, on the same rows and seeds; where an interval holds 0, nothing is known.
+# By how much it is better than its foundation and each baseline, on the same rows and seeds; where an interval
+# holds 0, nothing is known.
 
 # %%
 print(analysis.readable(run.comparisons(), "+.4f").to_string())

@@ -90,8 +90,8 @@ def comparison_tables(found: dict[str, Any]) -> Iterator[Table]:
     if together:
         yield _models_table([together], "Over trainings of the teachers")
     for title, column, pairs in (
-        ("Methods over trainings, on the same rows", "method", together["pairs"] if together else []),
-        ("Methods of one run, on the same rows", "method", found["inside"]),
+        ("Models over trainings, on the same rows", "method", together["pairs"] if together else []),
+        ("Models of one run, on the same rows", "method", found["inside"]),
         ("The same method in two runs, on the same rows", "run", found["between"]),
     ):
         if pairs:

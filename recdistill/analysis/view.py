@@ -61,7 +61,7 @@ class RunView:
         return _frame({name: _ends(found, METRICS) for name, found in self.report["gap_recovered"].items()})
 
     def comparisons(self) -> pd.DataFrame:
-        """A row a baseline: by how much the hero is better, by metric."""
+        """A row for the foundation and each baseline: by how much the hero is better, by metric."""
         return _frame({pair["against"]: _ends(pair, METRICS) for pair in self.report["comparisons"]})
 
     def seeds(self) -> pd.DataFrame:

@@ -24,7 +24,7 @@ def compare(folders: list[Path]) -> dict[str, Any]:
         folders: run folders; the first is what the others are tested against.
 
     Returns:
-        Fit for JSON. `runs`: a record each, in order. `inside`: paired differences of methods of one run. `between`:
+        Fit for JSON. `runs`: a record each, in order. `inside`: paired differences of models of one run. `between`:
         of the same method in two runs on the same rows. `refused`: pairs of runs that were not tested, and why.
         `trainings`: what holds over runs that differ from the first by the seeds of teachers alone (see `trainings`).
         Differences are signed so that plus is better, in NE too; intervals are not widened for their number.
@@ -65,7 +65,7 @@ def compare(folders: list[Path]) -> dict[str, Any]:
 
 
 def _inside(run: FinishedRun, confidence: float) -> list[dict[str, Any]]:
-    """Every two methods of a run; those that its report compares where its predictions are gone."""
+    """Every two methods of a run, and each against the foundation; what its report has where predictions are gone."""
     if not run.estimates:
         return [{"run": run.label, **pair} for pair in run.report["comparisons"]]
     return pairs(run.label, run.estimates, confidence)
@@ -80,6 +80,6 @@ def _between(first: FinishedRun, run: FinishedRun, confidence: float) -> list[di
             "method": name,
             **{m: gaps.stat(run.estimates[name][m] - first.estimates[name][m], confidence) for m in HIGHER_IS_BETTER},
         }
-        for name in run.estimates
-        if name in first.estimates
+        for name in run.methods
+        if name in run.estimates and name in first.estimates
     ]

@@ -32,10 +32,11 @@ class FinishedRun:
     rows: Rows | None = None
     """Its test rows, where the folder still holds them."""
     estimates: dict[str, dict[str, Estimate]] = field(default_factory=dict)
-    """Per method and metric, higher being better: a mean over seeds, which is resampled over rows and seeds."""
+    """Per method and metric, higher being better: a mean over seeds, which is resampled over rows and seeds. The
+    foundation's, too, where it answers every row."""
     by_seed: dict[str, dict[str, tuple[Floats, Floats]]] = field(default_factory=dict)
     """The same before it is a mean: the value of each seed, [seeds], and what it was in resamples of rows, [resamples,
-    seeds]. The foundation's, too, as of one seed, where it answers every row."""
+    seeds]; the foundation's as of one seed."""
 
     @property
     def seeds(self) -> list[int]:
@@ -82,7 +83,7 @@ def judge(run: FinishedRun, scratch: Path, settings: dict[str, Any], seed_of_see
     ):
         return
     if (answers := stages / "evaluate" / "teachers" / f"{foundation}.parquet").exists():
-        paths[foundation] = [answers]
+        paths = {foundation: [answers], **paths}
     scratch.mkdir()
     run.rows = rows = read_rows(Dataset(stages / "ingest"), [], scratch)
     size = (sum(map(len, paths.values())), len(rows))
@@ -92,6 +93,7 @@ def judge(run: FinishedRun, scratch: Path, settings: dict[str, Any], seed_of_see
     measured = measure(rows, logits, placements)
     drawn = resample(rows, logits, placements, measured, settings["resamples"], settings["seed"])
     draws = seed_draws(len(run.seeds), settings["resamples"], seed_of_seeds)
+    once = np.zeros_like(draws)
     stretch = seed_stretch(len(run.seeds), settings["confidence"])
     columns = iter(range(len(measured)))
     for name, files in paths.items():
@@ -103,8 +105,8 @@ def judge(run: FinishedRun, scratch: Path, settings: dict[str, Any], seed_of_see
             values = sign * np.array([measured[column].values[metric] for column in at])
             replicates = sign * drawn[metric][:, at]
             run.by_seed.setdefault(name, {})[metric] = values, replicates
-            if name != foundation:
-                run.estimates.setdefault(name, {})[metric] = gaps.over_seeds(values, replicates, draws, stretch)
+            drawn_seeds = once if name == foundation else draws
+            run.estimates.setdefault(name, {})[metric] = gaps.over_seeds(values, replicates, drawn_seeds, stretch)
 
 
 def apart(first: FinishedRun, other: FinishedRun) -> str | None:
@@ -124,7 +126,7 @@ def apart(first: FinishedRun, other: FinishedRun) -> str | None:
 
 
 def pairs(label: str, estimates: Mapping[str, dict[str, Estimate]], confidence: float) -> list[dict[str, Any]]:
-    """Paired differences of every two methods, of which higher is better."""
+    """Paired differences of every two models, of which higher is better."""
     return [
         {
             "run": label,

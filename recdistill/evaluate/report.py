@@ -113,8 +113,10 @@ class _Judge:
         }
 
     def verdict(self, saved: float, pairs: dict[float, tuple[int, int]]) -> dict[str, Any]:
-        to_foundation = self._accounts(dict.fromkeys(HIGHER_IS_BETTER, self._lineup.foundation.name))
-        baselines = self._lineup.baselines if DIVERSE in self._lineup.methods else []
+        foundation = self._lineup.foundation.name
+        to_foundation = self._accounts(dict.fromkeys(HIGHER_IS_BETTER, foundation))
+        rivals = [foundation] if self._board.coverage(foundation) == 1 else []
+        rivals = [*rivals, *self._lineup.baselines] if DIVERSE in self._lineup.methods else []
         return {
             "models": {
                 name: self._model(name)
@@ -131,7 +133,7 @@ class _Judge:
                 "best_member": self._accounts(self._best_members()),
                 COMMITTEE: self._accounts(dict.fromkeys(HIGHER_IS_BETTER, COMMITTEE)),
             },
-            "comparisons": [self._comparison(method) for method in baselines],
+            "comparisons": [self._comparison(rival) for rival in rivals],
             "curve": self._curve(saved, pairs),
         }
 
@@ -190,12 +192,12 @@ class _Judge:
             for metric in HIGHER_IS_BETTER
         }
 
-    def _comparison(self, method: str) -> dict[str, Any]:
+    def _comparison(self, rival: str) -> dict[str, Any]:
         differences = {
-            metric: gaps.stat(self._signed(DIVERSE, metric) - self._signed(method, metric), self._confidence)
+            metric: gaps.stat(self._signed(DIVERSE, metric) - self._signed(rival, metric), self._confidence)
             for metric in HIGHER_IS_BETTER
         }
-        return {"method": DIVERSE, "against": method, **differences}
+        return {"method": DIVERSE, "against": rival, **differences}
 
     def _stats(self, name: str) -> dict[str, Any]:
         return {metric: gaps.stat(estimate, self._confidence) for metric, estimate in self._estimates[name].items()}

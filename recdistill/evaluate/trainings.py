@@ -46,7 +46,7 @@ def trainings(runs: list[FinishedRun], settings: dict[str, Any]) -> dict[str, An
 
     Returns:
         Such as `record` makes of one run: `label`, `gap`, and `models` with `auc`, `ne` and `gap_recovered`; besides,
-        `runs`, their labels, and `pairs`, the differences of every two methods, plus being better. None of fewer runs
+        `runs`, their labels, and `pairs`, the differences of every two models, plus being better. None of fewer runs
         than `LEAST`.
     """
     if len(runs) < LEAST:
@@ -92,7 +92,7 @@ def trainings(runs: list[FinishedRun], settings: dict[str, Any]) -> dict[str, An
         "runs": [run.label for run in runs],
         "gap": {metric: found["gap"] for metric, found in accounts.items()},
         "models": models,
-        "pairs": pairs(label, {name: told[name] for name in students}, confidence),
+        "pairs": pairs(label, told, confidence),
     }
 
 

@@ -75,6 +75,9 @@ def test_methods_of_a_run_are_tested_as_its_report_tests_them(found, runs) -> No
     report = json.loads((runs["monday"] / "report.json").read_text())
     inside = pairs(found, "inside", run="monday")
     assert {(pair["method"], pair["against"]) for pair in inside} == {
+        ("alone", "foundation"),
+        ("single", "foundation"),
+        ("diverse", "foundation"),
         ("single", "alone"),
         ("diverse", "alone"),
         ("diverse", "single"),
@@ -142,7 +145,9 @@ def test_a_run_without_predictions_is_shown_but_not_tested(runs, tmp_path) -> No
     found = compare([runs["monday"], tmp_path / "bare"])
     assert "bare keeps no test rows" in found["refused"][0]["reason"]
     inside = pairs(found, "inside", run="bare")
-    assert {pair["against"] for pair in inside} == {"alone", "single"} and all("ne" in pair for pair in inside)
+    assert {pair["against"] for pair in inside} == {"foundation", "alone", "single"} and all(
+        "ne" in pair for pair in inside
+    )
 
 
 @pytest.mark.parametrize(

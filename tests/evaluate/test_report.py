@@ -85,13 +85,25 @@ def test_gap_and_recovery_follow_from_the_means(report):
         assert committee["gap"]["mean"] == pytest.approx(value["committee"] - value["alone"], rel=1e-5)
 
 
-def test_diverse_is_compared_with_every_baseline_and_plus_is_better(report):
-    assert [(row["method"], row["against"]) for row in report["comparisons"]] == [
-        ("diverse", "alone"),
-        ("diverse", "single"),
-    ]
-    for row in report["comparisons"]:
+def test_diverse_is_compared_with_foundation_and_baselines_and_plus_is_better(report):
+    foundation, *baselines = report["comparisons"]
+    assert (foundation["method"], foundation["against"]) == ("diverse", "foundation")
+    value = {name: model["ne"]["mean"] for name, model in report["models"].items()}
+    assert foundation["ne"]["mean"] == pytest.approx(value["foundation"] - value["diverse"], abs=1e-7)
+    assert foundation["ne"]["low"] < foundation["ne"]["mean"] < foundation["ne"]["high"]
+    assert [(row["method"], row["against"]) for row in baselines] == [("diverse", "alone"), ("diverse", "single")]
+    for row in baselines:
         assert row["auc"]["low"] > 0 and row["ne"]["low"] > 0
+
+
+def test_a_foundation_that_does_not_answer_every_row_is_no_rival(make_world):
+    world = make_world({"alone": 1.0, "diverse": 0.5})
+    partial = logits(world, "foundation")
+    partial[::2] = np.nan
+    world.models = [model for model in world.models if model.name != "foundation"]
+    world.score("foundation", partial)
+    comparisons = evaluate(world.dataset, world.models, SETTINGS, {})["comparisons"]
+    assert [row["against"] for row in comparisons] == ["alone"]
 
 
 def test_methods_are_compared_on_the_same_resamples_of_rows_and_seeds(make_world):
@@ -99,7 +111,7 @@ def test_methods_are_compared_on_the_same_resamples_of_rows_and_seeds(make_world
     for seed in range(3):
         same = logits(world, f"alone-{seed}")
         world.score(f"diverse-{seed}", same, "diverse", seed)
-    (row,) = evaluate(world.dataset, world.models, SETTINGS, {})["comparisons"]
+    _, row = evaluate(world.dataset, world.models, SETTINGS, {})["comparisons"]
     assert row["auc"] == row["ne"] == {"mean": 0, "low": 0, "high": 0}
 
 

@@ -72,7 +72,8 @@ def test_means_are_those_of_the_runs_and_intervals_hold_what_trainings_do(found,
     assert 0.7 < wider["alone"] < 1.4  # it is the same in each, and its own seeds are drawn
     assert wider["diverse"] > 2
     pairs = {(pair["method"], pair["against"]): pair for pair in together["pairs"]}
-    assert list(pairs) == [("single", "alone"), ("diverse", "alone"), ("diverse", "single")]
+    students = [("single", "alone"), ("diverse", "alone"), ("diverse", "single")]
+    assert list(pairs) == [*((name, "foundation") for name in ("alone", "single", "diverse")), *students]
     clear, doubt = pairs["single", "alone"]["ne"], pairs["diverse", "single"]["ne"]
     assert clear["low"] > 0 and doubt["low"] < 0 < doubt["high"]
     assert reports[0]["comparisons"][-1]["ne"]["low"] > 0  # one training alone is sure of it
@@ -113,7 +114,7 @@ def test_page_and_screen_tell_it(found) -> None:
     page = render_comparison(found)
     assert "run-0, run-1, run-2 are one job" in page and page.count("3 trainings, ") == 2
     titles = [table.title for table in comparison_tables(found)]
-    assert "Over trainings of the teachers" in titles and any("Methods over trainings" in title for title in titles)
+    assert "Over trainings of the teachers" in titles and any("Models over trainings" in title for title in titles)
 
 
 def test_methods_and_shares_of_answers_may_differ(runs, found, tmp_path) -> None:
