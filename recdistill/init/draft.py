@@ -29,7 +29,7 @@ from recdistill.init.sizes import (
     choose_without,
 )
 from recdistill.init.splits import choose_split
-from recdistill.init.subjects import comes_again, comes_back, follows, goes_with, holds_items, in_common, tells
+from recdistill.init.subjects import comes_again, comes_back, follows, goes_with, holds_items, in_common, of_each, tells
 from recdistill.init.together import together
 
 LEAST_ROWS = 100
@@ -152,7 +152,7 @@ def draft(paths: list[str], label: str | None = None) -> Draft:
     teacher = choose_teacher(sample.rows)
     student, small = choose_student(features, columns, teacher)
     doubts = [*_about_columns(choices, True), *doubts, *found.doubts, *said, *small, *_about_columns(choices, False)]
-    new = "item" in found.subjects and time is not None and not comes_again(columns[found.subjects["item"]], time)
+    new = "item" in found.subjects and time is not None and not _comes_again(split, columns, found.subjects, time)
     news = new and split.by == "days"
     recombine = None if new and not news else _recombine(features, columns, found.subjects, news, sample.rows)
     training, tune = choose_training(sample.rows)
@@ -161,6 +161,12 @@ def draft(paths: list[str], label: str | None = None) -> Draft:
     return Draft(
         sample, found, choices, features, split, teacher, student, training, tune, doubts, columns, recombine, news
     )
+
+
+def _comes_again(split: Split, columns: dict[str, Profile], subjects: dict[str, str], time: Array) -> bool:
+    """Whether rows that are held out are of items that are learned from: users' last rows, or all users' last days."""
+    when = of_each(columns[subjects["user"]], time) if split.by == "user_order" else time
+    return comes_again(columns[subjects["item"]], when)
 
 
 def _recombine(

@@ -98,10 +98,18 @@ def _useless(column: Profile, time: Array | None) -> Choice | None:
         return Choice(name, None, "only counts time")
     if names.mentions(name, names.VISIT) and column.distinct > 0.05 * rows and not column.name.endswith("type"):
         return Choice(name, None, "names one visit, which never comes again")
-    is_id = column.family == "text" or (column.is_whole and names.mentions(name, ("id",)))
-    if is_id and column.distinct > _UNIQUE * rows >= _FEW and _delimiter(column) is None:
-        return Choice(name, None, "almost every row has a value of its own")
+    if _of_one_row(column):
+        if column.is_whole and leaks.follows(column, np.arange(rows)) > leaks.CLOCK:
+            return Choice(name, None, "only counts rows")
+        is_id = column.family == "text" or (column.is_whole and names.mentions(name, ("id",)))
+        if is_id and _delimiter(column) is None:
+            return Choice(name, None, "almost every row has a value of its own")
     return None
+
+
+def _of_one_row(column: Profile) -> bool:
+    rows = len(column.codes)
+    return column.distinct > _UNIQUE * rows >= _FEW
 
 
 def _kind(column: Profile, role: str | None, rows: int) -> tuple[Kind, str, str | None]:
@@ -134,6 +142,9 @@ def _kind_of_numbers(column: Profile, single: Single) -> tuple[Kind, str, str | 
         return dense, "whole numbers", None
     if _counts(column.known):
         return dense, "counts", "taken as a number (dense), as counts are distributed so; if it is an id, say single"
+    if _of_one_row(column):
+        doubt = "taken as a number (dense), as almost every row has a value of its own"
+        return dense, "whole numbers", doubt
     doubt = "taken as an id (single), though it holds whole numbers; if it is a quantity, say dense"
     return single, values, None if column.distinct <= _FEW else doubt
 

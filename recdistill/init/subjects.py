@@ -10,7 +10,7 @@ from recdistill.init.profile import Profile
 LEAST_ROWS = 2.0
 """Rows an item, on average: with fewer, everything seems to follow from it."""
 BEFORE, KNOWN = 0.8, 0.8
-"""Of the last fifth of the rows, at least this share must be of items that the rows before have."""
+"""Of the last fifth of the rows, more than this share must be of items that the rows before have."""
 ALIKE = 0.5
 """Of a column's values at least this share must be items for it to hold items."""
 FOLLOWS, EXPLAINED = 1.02, 0.5
@@ -28,7 +28,7 @@ def tells(item: Profile) -> bool:
 
 
 def comes_again(item: Profile, time: Array) -> bool:
-    """Whether later rows (`time`, [rows]) are of items known before.
+    """Whether later rows are of items known before; `time`, [rows], is anything that orders rows.
 
     Of items that live for hours, such as news, teachers know too much on the days that they learned from. They must go
     from day to day there, and say what they think of a day before they learn from it (Globo, in
@@ -37,6 +37,16 @@ def comes_again(item: Profile, time: Array) -> bool:
     order = np.argsort(time, kind="stable")
     first, last = np.split(item.codes[order], [int(len(order) * BEFORE)])
     return bool(np.isin(last, first).mean() > KNOWN)
+
+
+def of_each(user: Profile, time: Array) -> Array:
+    """How many of its user's rows are before each row, as a share of them: float64 [rows], in [0, 1)."""
+    order = np.lexsort([time, user.codes])
+    rows = np.bincount(user.codes + 1)  # -1 is a user, too
+    first = np.repeat(np.cumsum(rows) - rows, rows)
+    share = np.empty(len(order))
+    share[order] = (np.arange(len(order)) - first) / np.repeat(rows, rows)
+    return share
 
 
 def holds_items(column: Profile, item: Profile, delimiter: str | None) -> bool:

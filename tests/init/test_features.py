@@ -31,6 +31,7 @@ def of(found: Draft, column: str) -> Choice:
         ("n_views", rng.poisson(40, 600), "dense"),
         ("whatever", rng.poisson(3, 600) * rng.poisson(2, 600), "dense"),
         ("whatever", rng.integers(100, 999, 600), "single"),
+        ("pixels", rng.integers(1e5, 1e9, 600), "dense"),
         ("hist_3", rng.poisson(3, 600) * rng.poisson(2, 600), "single"),
         ("prev_clicks", rng.poisson(40, 600), "dense"),
         ("score_before", rng.random(600), "dense"),
@@ -131,6 +132,11 @@ def test_a_column_that_says_a_lot_is_kept_and_pointed_at(look: Look) -> None:
     noisy = np.where(rng.random(600) < 0.97, LABEL, 1 - LABEL)
     choice = of(look(drop=("label",), label=LABEL, hint=noisy), "hint")
     assert choice.kind is not None and choice.suspicious and "alone it tells the label" in (choice.doubt or "")
+
+
+def test_a_number_of_each_row_is_none_of_its_features(look: Look) -> None:
+    found = look(drop=("timestamp",), rownames=np.arange(1, 601))
+    assert of(found, "rownames").reason == "only counts rows" and "rownames" not in found.features
 
 
 def test_values_that_never_come_again_tell_nothing() -> None:

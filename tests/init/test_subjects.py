@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from recdistill.config.load import load_job
 from recdistill.config.models import DlrmTeacher
 from recdistill.init.draft import Draft
 from recdistill.init.jobfile import render
+from recdistill.init.profile import profile
+from recdistill.init.subjects import of_each
 
 from .conftest import columns
 
@@ -104,4 +107,22 @@ def test_what_moves_of_news_changes_places_without_the_item(look: Look, tmp_path
 
 
 def test_new_items_without_days_are_not_recombined(look: Look) -> None:
-    assert not look(timestamp=1_767_225_600 + np.arange(ROWS), item_id=np.arange(ROWS) // 20).recombine
+    found = look(
+        timestamp=1_767_225_600 + np.arange(ROWS), user_id=np.arange(ROWS) % 200, item_id=np.arange(ROWS) // 20
+    )
+    assert found.split.by == "time" and found.recombine is None
+
+
+def test_items_are_new_where_a_users_last_rows_have_others_than_all_rows_before(look: Look) -> None:
+    """Users who come one after the other over years, each to what others of their year saw."""
+    user, days = np.arange(ROWS) // 15, 1_400_000_000 + np.arange(ROWS) * 86_400
+    found = look(timestamp=days, user_id=user, item_id=user // 10 * 15 + rng.integers(0, 15, ROWS))
+    assert found.split.by == "user_order" and found.recombine is not None and not found.news
+    found = look(timestamp=days, user_id=user, item_id=np.arange(ROWS) % 15 * 5 + user % 2)  # what each user sees last
+    assert found.split.by == "user_order" and found.recombine is None
+
+
+def test_a_row_stands_where_its_user_is_in_time() -> None:
+    user = profile("user", pa.array(["a", "b", "a", None, "a", "b", "a", None]))
+    share = of_each(user, np.array([4, 9, 3, 2, 2, 8, 1, 3]))
+    assert share.tolist() == [0.75, 0.5, 0.5, 0, 0.25, 0, 0, 0.5]
