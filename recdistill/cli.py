@@ -153,6 +153,8 @@ def simulate(
 def _stage_command(name: str, what: str) -> None:
     """Adds the command that runs a job up to and with the stage `name`."""
 
+    what += " Stages before it are done first, where they are missing."
+
     @app.command(name, help=what, epilog=f"Example: recdistill {name} pipelines/jobs/demo.yaml --out runs/demo")
     def command(
         job_file: JobFile,
@@ -169,7 +171,7 @@ _stage_command("teach", "Trains the job's teachers and freezes them.")
 _stage_command("cache", "Has the teachers score the rows that they have not seen.")
 _stage_command("distill", "Trains the students: every method, every seed.")
 _stage_command("evaluate", "Compares students and teachers, and writes report.json and report.html.")
-_stage_command("export", "Writes the student alone, ready to score.")
+_stage_command("export", "Writes the student alone, ready to score: the last stage, and so the whole job.")
 
 
 @app.command(
@@ -235,7 +237,7 @@ def onnx(
 
 @app.command(
     epilog="Examples: recdistill run pipelines/jobs/demo.yaml --out runs/demo"
-    "\n\nrecdistill run pipelines/jobs/frappe.yaml --out runs/quick --set distill.seeds=[0,1] --set workers=2"
+    "\n\nrecdistill run pipelines/jobs/frappe.yaml --out runs/quick --set 'distill.seeds=[0, 1]' --set workers=2"
     "\n\nrecdistill run pipelines/jobs/demo.yaml --out runs/demo --quiet --json | jq .gap_recovered.diverse"
 )
 def run(

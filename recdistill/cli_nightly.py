@@ -83,7 +83,9 @@ def _check(days: list[str]) -> None:
 
 def _there(service: Path) -> None:
     if not service.is_dir():
-        raise UserError(f"{service}: no service is here; `recdistill nightly JOB.yaml --out {service}` begins one")
+        raise UserError(
+            f"{service}: no service is here; `recdistill nightly JOB.yaml --day 2026-01-05 --out {service}`, with a day of the log, begins one"
+        )
 
 
 def promote(

@@ -24,8 +24,7 @@ def register(app: typer.Typer) -> None:
     )(init)
     app.command(
         epilog="Examples: recdistill compare runs/monday runs/tuesday\n\nrecdistill compare runs/* --html nights.html"
-        "\n\nrecdistill compare runs/seed-*, of one job with --set teachers.seed=0, 1 and 2: what holds beyond "
-        "one training of its teachers"
+        "\n\nRuns of one job with --set teachers.seed=0, 1 and 2 show what holds beyond one training of its teachers."
     )(compare)
     app.command(
         epilog="Examples: recdistill track runs/demo --to sqlite:///runs/mlflow.db"
@@ -78,6 +77,11 @@ def compare(
     from recdistill.evaluate.compare_page import headline, render_comparison
     from recdistill.screen import comparison_tables, print_table
 
+    unfinished = [run for run in runs if run.is_dir() and not (run / "report.json").is_file()]
+    if len(unfinished) < len(runs):
+        runs = [run for run in runs if run not in unfinished]
+        for run in unfinished:
+            typer.echo(f"{run}: not finished, so it is left out", err=True)
     found = compare_runs(runs)
     if html is not None:
         write_text(html, render_comparison(found))

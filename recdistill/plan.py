@@ -151,8 +151,8 @@ def _declared(job: Job) -> Schema:
             unknown += [] if rows else [name]
     if unknown:
         raise UserError(
-            f"how many ids {', '.join(unknown)} have is known when the log was read: `recdistill ingest JOB.yaml --out "
-            "RUN`, then `recdistill plan JOB.yaml --out RUN`; or give them max_values or hash"
+            f"the log has not been read, so nobody knows how many ids there are of {', '.join(unknown)}: `recdistill "
+            "ingest JOB.yaml --out RUN` first, then `recdistill plan JOB.yaml --out RUN`; or give them max_values or hash"
         )
     return Schema(sparse=sparse, dense=dense, tables=tables)
 

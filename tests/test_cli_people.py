@@ -112,6 +112,13 @@ def test_a_run_without_a_report_is_one_sentence(call, tmp_path: Path) -> None:
     )
 
 
+def test_unfinished_runs_are_told_and_left_out(call, runs: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "begun").mkdir()
+    code, out, err = call("compare", *runs, tmp_path / "begun", "--json")
+    assert code == 0 and [run["label"] for run in json.loads(out)["runs"]] == ["monday", "tuesday"]
+    assert err == f"{tmp_path / 'begun'}: not finished, so it is left out\n"
+
+
 @pytest.mark.parametrize("command", ["init", "compare"])
 def test_help_has_an_example(call, command: str) -> None:
     code, out, _ = call(command, "--help")

@@ -151,7 +151,7 @@ def test_a_student_that_may_do_without_features_is_shown_beside_the_whole_one(in
 
 def test_unknown_sizes_ask_for_an_ingest(tmp_path: Path, ingested: Path) -> None:
     for run in (None, tmp_path / "nothing"):
-        with pytest.raises(UserError, match="how many ids user, item, tags have is known when the log was read"):
+        with pytest.raises(UserError, match="nobody knows how many ids there are of user, item, tags"):
             plan_job(job_of(JOB, tmp_path), run, 2)
     with pytest.raises(UserError, match=r"ingested with other features than the job has now \(cost, price\)"):
         plan_job(job_of(JOB.replace("price:", "cost:"), tmp_path), ingested, 2)

@@ -55,6 +55,7 @@ def choose(column: Profile, positive: Array, time: Array | None, role: str | Non
     if left_out := _leaking(column, told, positive) or (None if role else _useless(column, time)):
         return left_out
     kind, reason, doubt = _kind(column, role, rows)
+    doubt = doubt or names.served_otherwise(column.name)
     suspicious = told > leaks.SUSPICIOUS
     if suspicious:
         doubt = f"alone it tells the label with AUC {told:.3f}; is it known before the click?"
@@ -180,6 +181,12 @@ def _delimiter(column: Profile) -> str | None:
         cut = [value.split(delimiter) for value in column.values if delimiter in value]
         pieces = Counter(piece.strip() for cell in cut for piece in cell if piece.strip())
         often = len(cut) >= max(5, 0.2 * column.distinct) and pieces.total() >= _AGAIN[weak] * len(pieces)
-        if often and not (weak and any(not any(map(str.isalpha, piece)) for piece in pieces)):
+        if often and not (weak and any(not any(map(str.isalpha, piece)) for piece in pieces) and not _ids(cut)):
             return delimiter
     return None
+
+
+def _ids(cut: list[list[str]]) -> bool:
+    """Whether cells hold whole numbers, several to a cell, which are not the groups of three of one long number."""
+    whole = all(piece.strip().isdigit() for cell in cut for piece in cell)
+    return whole and any(len(piece.strip()) != 3 for cell in cut for piece in cell[1:])

@@ -45,6 +45,8 @@ FEEDBACK = _these(
     "enter buy bought ordered finish finished"
 )
 """What else people do with what they are shown; `item_likes`, a count, may be known before."""
+POSITION = _these("position pos")
+PREDICTED = _these("pctr pcvr predicted prediction")
 AFTERWARDS = _these("dwell revenue purchase purchased conversion converted outcome refund watched completed")
 AFTERWARDS_PAIRS = frozenset(
     {("session", "size"), ("session", "length"), ("session", "duration"), ("time", "spent"), ("order", "value")}
@@ -80,3 +82,14 @@ def known_afterwards(name: str, yes_or_no: bool) -> bool:
         return False
     paired = any(pair in AFTERWARDS_PAIRS for pair in itertools.pairwise(words(name)))
     return paired or mentions(name, AFTERWARDS) or (yes_or_no and mentions(name, FEEDBACK + LABEL))
+
+
+def served_otherwise(name: str) -> str | None:
+    """What to ask about a column that may be there in a log and not, or not the same, when a student serves."""
+    if mentions(name, HISTORY):
+        return None
+    if mentions(name, PREDICTED):
+        return "by its name what another model said; is that there, and the same, when the student serves?"
+    if mentions(name, POSITION):
+        return "by its name where the item was shown; is that known before items are ranked? If not, leave it out"
+    return None

@@ -38,6 +38,8 @@ def of(found: Draft, column: str) -> Choice:
         ("flag", rng.integers(0, 2, 600).astype(bool), "single"),
         ("genres", np.array(["a|b", "b|c", "c|a", "a|d", "d|b", "c|d"])[rng.integers(0, 6, 600)], "bag"),
         ("query", [" ".join(WORDS[rng.permutation(6)[:3]]) for _ in range(600)], "bag"),
+        ("recent_ads", [",".join(map(str, rng.integers(10, 40, rng.integers(1, 6)))) for _ in range(600)], "bag"),
+        ("spent", np.array(["1,000", "12,000", "150,000", "1,000,000"])[rng.integers(0, 4, 600)], "single"),
         ("zip", np.char.zfill(rng.integers(0, 300, 600).astype(str), 5), "single"),
         (
             "downloads",
@@ -146,6 +148,13 @@ def test_values_that_never_come_again_tell_nothing() -> None:
     assert leaks.alone(ids, label) < 0.6
     perfect = profile("id", pa.array(np.where(label, "a", "b")))
     assert leaks.alone(perfect, label) == 1.0
+
+
+def test_what_may_be_otherwise_when_a_student_serves_is_asked_about(look: Look) -> None:
+    found = look(pctr=rng.random(600), banner_pos=rng.integers(0, 5, 600), prev_position=rng.integers(0, 5, 600))
+    asked = {doubt.partition(":")[0]: doubt for doubt in found.doubts if "by its name" in doubt}
+    assert set(asked) == {"pctr", "banner_pos"} and {"pctr", "banner_pos"} <= set(found.features)
+    assert "what another model said" in asked["pctr"] and "known before items are ranked" in asked["banner_pos"]
 
 
 def test_doubts_of_a_kind_are_told_together(look: Look) -> None:
