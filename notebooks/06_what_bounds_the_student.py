@@ -1,8 +1,8 @@
 # %% [markdown]
 # # What bounds the student
 #
-# Why a small student falls behind, what rows that nobody was shown do about it, and what a gate over a committee adds
-# to the committee's mean. `RECDISTILL_RUN` and `RECDISTILL_WITHOUT` name two finished runs of one job, with
+# Why a small student falls behind, what rows that nobody was shown do about it, and what weighing teachers adds
+# to their mean. `RECDISTILL_RUN` and `RECDISTILL_WITHOUT` name two finished runs of one job, with
 # `distill.recombine` and without it; else both are made here from the shipped sample, which is too small for a claim.
 
 # %%
@@ -34,7 +34,7 @@ print(f"{run.label}: {run.headline}\n{without.label}: {without.headline}")
 analysis.ladder(run)
 
 # %% [markdown]
-# ## The student alone has too few rows, not too few parameters
+# ## Does the student alone have too few impressions to learn from, or too few parameters?
 # Where its curve turns up, it has begun to learn its rows by heart, and is stopped. A student that is told a
 # probability instead of a click, about more rows than were logged, goes on getting better.
 
@@ -53,9 +53,9 @@ analysis.recovered_by_run([without, run])
 print(run.passes().to_string())
 
 # %% [markdown]
-# ## A gate against the mean
-# The mean of the committee listens to everybody alike, to teachers that know little too. The gate has learned whom to
-# ask, and asks differently from slice to slice where that pays.
+# ## Weighing teachers, against their mean
+# The mean of the committee listens to everybody alike, to teachers that know little too. `diverse` has learned whom to
+# believe; look whether that differs from slice to slice.
 
 # %%
 analysis.importance_map(run)

@@ -152,7 +152,6 @@ def simulate(
 
 def _stage_command(name: str, what: str) -> None:
     """Adds the command that runs a job up to and with the stage `name`."""
-
     what += " Stages before it are done first, where they are missing."
 
     @app.command(name, help=what, epilog=f"Example: recdistill {name} pipelines/jobs/demo.yaml --out runs/demo")

@@ -84,7 +84,8 @@ def _check(days: list[str]) -> None:
 def _there(service: Path) -> None:
     if not service.is_dir():
         raise UserError(
-            f"{service}: no service is here; `recdistill nightly JOB.yaml --day 2026-01-05 --out {service}`, with a day of the log, begins one"
+            f"{service}: no service is here; `recdistill nightly JOB.yaml --day DAY --out {service}`, with a day of "
+            "the log such as 2026-01-05, begins one"
         )
 
 

@@ -1,8 +1,9 @@
-"""The commands for people who begin, and for people who look back: `init`, `compare` and `track`."""
+"""The commands for people who begin, and for people who look back: `init`, `settings`, `compare` and `track`."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,10 @@ def register(app: typer.Typer) -> None:
         epilog="Examples: recdistill init data/sample/clicks.csv.gz --out mine.yaml"
         "\n\nrecdistill init logs/day-*.parquet --label bought --out mine.yaml"
     )(init)
+    app.command(
+        epilog="Examples: recdistill settings student\n\nrecdistill settings teachers.members"
+        "\n\nrecdistill settings distill.train.patience"
+    )(settings)
     app.command(
         epilog="Examples: recdistill compare runs/monday runs/tuesday\n\nrecdistill compare runs/* --html nights.html"
         "\n\nRuns of one job with --set teachers.seed=0, 1 and 2 show what holds beyond one training of its teachers."
@@ -63,6 +68,24 @@ def _tell(found: Draft) -> None:
         typer.echo("Unsure, so look here first:")
         for sentence in found.doubts:
             typer.echo(f"- {sentence}")
+
+
+def settings(
+    path: Annotated[
+        str | None, typer.Argument(metavar="[SECTION]", help="A section or setting; all where absent.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON, and nothing else, on standard output.")] = False,
+) -> None:
+    """Lists what a job file may say: every setting, what it takes, its default and what it is for."""
+    from recdistill.config.settings import groups
+    from recdistill.screen import print_table, settings_tables
+
+    found = groups(path)
+    if as_json:
+        typer.echo(json.dumps([asdict(group) for group in found], indent=1, ensure_ascii=False))
+        return
+    for table in settings_tables(found):
+        print_table(table)
 
 
 def compare(

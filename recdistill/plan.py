@@ -152,7 +152,8 @@ def _declared(job: Job) -> Schema:
     if unknown:
         raise UserError(
             f"the log has not been read, so nobody knows how many ids there are of {', '.join(unknown)}: `recdistill "
-            "ingest JOB.yaml --out RUN` first, then `recdistill plan JOB.yaml --out RUN`; or give them max_values or hash"
+            "ingest JOB.yaml --out RUN` first, then `recdistill plan JOB.yaml --out RUN`; or give them max_values or a "
+            "hash"
         )
     return Schema(sparse=sparse, dense=dense, tables=tables)
 

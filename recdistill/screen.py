@@ -12,6 +12,7 @@ from rich.table import Table
 from recdistill.doctor import Check
 
 if TYPE_CHECKING:
+    from recdistill.config.settings import Group
     from recdistill.init.draft import Draft
     from recdistill.portable.inputs import Input
 
@@ -188,3 +189,21 @@ def _interval(stat: dict[str, Any] | None, form: str) -> str:
         return "-"
     low, high = (("?" if stat[bound] is None else format(stat[bound], form)) for bound in ("low", "high"))
     return f"{stat['mean']:{form}} [{low}, {high}]"
+
+
+def settings_tables(groups: Sequence[Group]) -> Iterator[Table]:
+    """One table a section of a job file, one line a setting."""
+    for group in groups:
+        kind = f", kind: {group.kind}" if group.kind else ""
+        table = Table(
+            title=escape(f"{group.path or 'job'}{kind}"),
+            caption=escape(group.about) or None,
+            title_justify="left",
+            caption_justify="left",
+        )
+        for column in ("setting", "takes", "default", "what"):
+            table.add_column(column)
+        for one in group.settings:
+            default = "[yellow]needed[/]" if one.needed else escape(one.default)
+            table.add_row(one.name, escape(one.takes), default, escape(one.about))
+        yield table

@@ -119,7 +119,20 @@ def test_unfinished_runs_are_told_and_left_out(call, runs: list[Path], tmp_path:
     assert err == f"{tmp_path / 'begun'}: not finished, so it is left out\n"
 
 
-@pytest.mark.parametrize("command", ["init", "compare"])
+def test_settings_are_told_for_people_and_programs(call) -> None:
+    code, out, _ = call("settings", "distill.train.patience")
+    assert (
+        code == 0 and "distill.train" in out and "Checks without a better validation NE" in out and "epochs" not in out
+    )
+    (group,) = json.loads(call("settings", "student", "--json")[1])
+    assert (
+        group["path"] == "student" and {one["name"]: one["default"] for one in group["settings"]}["compression"] == "38"
+    )
+    assert len(json.loads(call("settings", "--json")[1])) > 20
+    assert call("settings", "student.compresion")[0] == 2
+
+
+@pytest.mark.parametrize("command", ["init", "compare", "settings"])
 def test_help_has_an_example(call, command: str) -> None:
     code, out, _ = call(command, "--help")
     assert code == 0 and "Example" in out and f"recdistill {command} " in out

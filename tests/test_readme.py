@@ -63,6 +63,11 @@ NO_DATA = Outcome("public-data/{}/.*: no file matches; the environment variable 
 COMMANDS = {
     "recdistill doctor": Outcome("torchrec"),
     "recdistill init logs/*.csv --out mine.yaml": Outcome("next: recdistill run mine.yaml"),
+    "recdistill settings": Outcome("distill.train"),
+    "recdistill run mine.yaml --out runs/mine --set 'distill.seeds=[0]' "
+    "--set 'distill.methods=[alone, single, diverse]'": Outcome(
+        "report: runs/mine/report.html", more=("--quiet", *RUN)
+    ),
     "recdistill run mine.yaml --out runs/mine": Outcome("report: runs/mine/report.html", more=("--quiet", *RUN)),
     "recdistill score runs/mine/student new-log.tsv --out scores.parquet": Outcome("scores.parquet"),
     "recdistill onnx runs/mine/student --out student.onnx": Outcome("as in the log"),

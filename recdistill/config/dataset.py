@@ -19,6 +19,7 @@ class Files(Section):
     """
 
     paths: list[Location] = Field(min_length=1)
+    """Globs of files, or URLs; one may stand by itself."""
     format: Literal["csv", "tsv", "parquet"] | None = None
     """By suffix when absent."""
     columns: list[str] | None = None
@@ -28,6 +29,7 @@ class Files(Section):
     quoting: bool = True
     """Whether `"` around a value of a text file is not part of it, so that a delimiter or a line break may be."""
     nulls: list[str] = ["", "NA", "N/A", "null", "NULL", "NaN", "nan", "\\N"]
+    """Texts that are read as missing values."""
 
     @field_validator("paths", mode="before")
     @classmethod
@@ -51,6 +53,7 @@ class Join(Files):
     """A side table (users, items) joined to the log on one column; it must fit in memory."""
 
     on: str
+    """The log's column that both are joined by."""
     key: str | None = None
     """The side table's own name for `on`, where it differs."""
     take: list[str] | None = None
@@ -63,16 +66,21 @@ class Simulation(Section):
     rows: int = Field(200_000, ge=100)
     """Impressions, before `negative_keep_rate`; spread evenly over days."""
     days: int = Field(10, ge=3, le=3650)
+    """Days that they are spread over."""
     first_day: str = "2026-01-01"
+    """The first of them."""
     users: int = Field(500, ge=2)
     """At any one time, as `items` are; those who leave are replaced by new ones."""
     items: int = Field(300, ge=2)
+    """At any one time."""
     domains: int = Field(4, ge=1, le=64)
+    """Parts of the catalogue; in each other things count."""
     drift: float = Field(0.1, ge=0, le=1)
     """How far tastes and popularity move from one day to the next; 0 is a world that stands still."""
     negative_keep_rate: float = Field(1.0, gt=0, le=1)
     """The fraction of negatives that are written to the log, chosen at random."""
     seed: int = Field(0, ge=0)
+    """Of the world and of who sees what in it."""
 
     @field_validator("first_day", mode="before")
     @classmethod
@@ -90,8 +98,11 @@ class Label(Section):
     """What makes a row positive: the column's value itself (0 or 1), or a comparison."""
 
     column: str = "label"
+    """The column that it is read from."""
     at_least: float | None = None
+    """A row is positive where the column, a number, is as large as this."""
     equals: str | None = None
+    """A row is positive where the column is this text."""
 
     @model_validator(mode="after")
     def _one_rule(self) -> Label:
@@ -104,7 +115,9 @@ class Time(Section):
     """The column that orders rows. `order` is a rank with no clock: rows have an order but no day."""
 
     column: str
+    """The column that it is read from."""
     unit: Literal["s", "ms", "us", "datetime", "order"]
+    """What its numbers count since 1970 in UTC; `datetime` is a time as text or of Parquet."""
 
 
 class Split(Section):
@@ -120,13 +133,17 @@ class Split(Section):
     """
 
     by: Literal["days", "random", "user_order", "time", "order"]
+    """As said above."""
     validation: float = Field(gt=0)
+    """Days, or a fraction: rows that decide when to stop, what fits, and whom to believe."""
     test: float = Field(gt=0)
+    """Days, or a fraction: rows that are read once, for the report."""
     train: int | None = Field(None, ge=1)
     """At most so many training days, for `days`."""
     user: str | None = None
     """The user column, for `user_order`."""
     seed: int = 0
+    """Of the hash, for `random`."""
 
     @model_validator(mode="after")
     def _sizes(self) -> Split:
@@ -146,7 +163,9 @@ class Hash(Section):
     """Hashing in place of a vocabulary: value -> 1 + hash(salt, value) % size."""
 
     size: int = Field(ge=1, le=2**40)
+    """Ids that values are spread over."""
     salt: int = 0
+    """With another one other values share an id."""
 
 
 class _Ids(Section):
@@ -174,6 +193,7 @@ class Bag(_Ids):
     delimiter: str | None = Field(None, min_length=1)
     """Blanks around what it cuts out are dropped, and so are empty pieces."""
     max_length: int = Field(100, ge=1)
+    """Ids of a row after so many are dropped."""
 
 
 class History(Section):
@@ -184,9 +204,13 @@ class History(Section):
 
     kind: Literal["history"]
     user: str
+    """The column that tells users apart."""
     of: str
+    """The feature whose ids are remembered."""
     last: int = Field(20, ge=1, le=1000)
+    """How many, the newest."""
     outcome: Literal["positive", "negative", "any"] = "positive"
+    """Only those of rows that were positive, or negative."""
     hidden: bool = False
     """Models read it only where their `features` name it: it is there for a match."""
     matches: list[str] = Field([], exclude=True)
@@ -210,8 +234,11 @@ class Dense(Section):
 
     kind: Literal["dense"]
     column: str | None = None
+    """The log's column; the feature's own name when absent."""
     transform: Literal["none", "log"] = "none"
+    """As said above."""
     standardise: bool = True
+    """Whether the mean is taken off and the standard deviation made one."""
     bins: int | None = Field(None, ge=2, le=10_000, exclude=True)
     """Gives the feature `<name>_bucket` too, a `bucket` of so many: a model of embeddings makes more of a number that
     it also has as an id."""
@@ -222,7 +249,9 @@ class Bucket(Section):
 
     kind: Literal["bucket"]
     column: str | None = None
+    """The log's column; the feature's own name when absent."""
     bins: int = Field(20, ge=2, le=10_000)
+    """Ids that it is cut into; fewer where many rows have one value."""
 
 
 class Match(Section):
@@ -234,6 +263,7 @@ class Match(Section):
 
     kind: Literal["match"]
     of: str
+    """The history, which may be hidden."""
 
 
 RESERVED = frozenset({"example_id", "label", "weight", "time", "true_probability"})
@@ -270,6 +300,7 @@ class Dataset(Section):
     joins: list[Join] = []
     label: Label = Label()
     weight: str | None = None
+    """A column that says how much a row counts, in training and in every metric; 1 when absent."""
     time: Time | None = None
     example_id: str | None = None
     """The column that names a row; derived from file name and row number when absent."""
@@ -280,6 +311,7 @@ class Dataset(Section):
     split: Split
     features: dict[Annotated[str, Field(pattern=NAME)], Feature] = Field(min_length=1)
     minimum_rows_per_day: int = Field(1, ge=0)
+    """A day of fewer rows ends the run: a part of the log may be missing."""
 
     @field_validator("features", mode="before")
     @classmethod

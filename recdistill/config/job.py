@@ -27,7 +27,9 @@ class Diverse(Section):
     question_width: int = Field(64, ge=1)
     """Hidden width of the question and answer augmenters."""
     align_weight: float = Field(0.002, ge=0)
+    """Of how the student's last hidden layer lies to what teachers answered, translated; a click loss weighs 1."""
     answer_weight: float = Field(0.5, ge=0)
+    """Of the click loss of the translated answers themselves, which is what the translation learns from."""
     questions: float = Field(0.0625, gt=0, le=1)
     """The share of rows whose embeddings are read, and of a batch that asks the share on which a teacher is asked
     questions; logits count on all of them."""
@@ -51,6 +53,7 @@ class Recombine(Section):
     weight: float = Field(1.0, ge=0)
     """Of what teachers say about them; a click loss weighs 1, what teachers say about the log's rows `soft_weight`."""
     seed: int = Field(0, ge=0)
+    """Of what is drawn."""
 
     @field_validator("groups", mode="before")
     @classmethod
@@ -105,7 +108,9 @@ class Tune(Section):
     trials: int = Field(1, ge=1)
     """1 takes the settings as they stand."""
     embedding_rate: list[float] = []
+    """Values of `train.embedding_rate` to try."""
     dense_rate: list[float] = []
+    """Values of `train.dense_rate` to try."""
     soft_weight: list[float] = []
     """Ignored by `alone`, which spends its trials on the other lists."""
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
@@ -117,7 +122,9 @@ class Distill(Section):
     """The job's `distill:` section."""
 
     methods: list[Method] = Field(list(METHODS), min_length=1)
+    """The ways in which students are taught; `alone` is always one of them."""
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2, 3, 4], min_length=1)
+    """A student of each method for every seed; a figure to quote needs at least five."""
     soft_weight: float = Field(1.0, ge=0)
     """Weight of what teachers say about the log's rows beside the click loss; not tied to 1 - a (Rec-Distill)."""
     recombine: Recombine | None = None
@@ -141,9 +148,11 @@ class Evaluate(Section):
     resamples: int = Field(1000, ge=100)
     """Bootstrap resamples behind every interval."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Of every interval."""
     slices: list[str] = []
     """Single features whose values are reported apart (the 20 most frequent)."""
     seed: int = Field(0, ge=0)
+    """Of resamples."""
 
 
 class Launch(Section):
@@ -170,6 +179,7 @@ class Job(Section):
     """A distillation job, as read from YAML."""
 
     name: Annotated[str, Field(pattern=NAME)]
+    """What reports call it."""
     dataset: Dataset
     teachers: Teachers
     student: Student = Student()

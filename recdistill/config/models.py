@@ -19,11 +19,17 @@ class Train(Section):
     """
 
     batch_size: int = Field(1024, ge=1)
+    """Rows of a step, of all ranks together."""
     epochs: int = Field(10, ge=1)
+    """Passes over the training rows, at most."""
     checks_per_epoch: int = Field(1, ge=1)
+    """Looks at the validation rows in each of them."""
     patience: int = Field(2, ge=1)
+    """Checks without a better validation NE, after which training stops."""
     embedding_rate: Rate = 0.05
+    """Step size of tables (row-wise Adagrad)."""
     dense_rate: Rate = 1e-3
+    """Step size of everything else (Adam)."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled, on dense weights (AdamW)."""
 
@@ -37,10 +43,13 @@ class Architecture(Section):
     bottom: list[Width] = [64]
     """Hidden widths for dense features; the last layer, as wide as the embeddings, is added."""
     interaction: Literal["dot", "cross", "none"] = "dot"
+    """How embeddings meet: every dot product, crosses, or not at all."""
     cross_layers: int = Field(2, ge=1, le=8)
+    """Layers of `cross`."""
     top: list[Width] = Field([256, 128], min_length=1)
     """Hidden widths after the interaction. The last is what a distillation module sees."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of activations of the top MLP that training leaves out."""
     unknown: float = Field(0.0, ge=0, lt=1)
     """The share of ids that training reads as unknown (row 0), so that the model learns what to do without them. For
     logs whose later days bring new ids (after DropoutNet, Volkovs et al. 2017)."""
@@ -65,7 +74,9 @@ class DlrmTeacher(_Member, Architecture):
 
     kind: Literal["dlrm"]
     dim: Annotated[int, Field(ge=4, multiple_of=4)] = 64
+    """Numbers in a vector, a multiple of four."""
     seed: int = Field(0, ge=0)
+    """Of its first weights and of the order of rows; `teachers.seed` when absent."""
     train: Train = Train()
     embedding_rates: list[Rate] = []
     """Rates of its tables to choose from, in place of `train.embedding_rate`: with each it is trained once on all
@@ -88,9 +99,13 @@ class SklearnTeacher(_Member):
 
     kind: Literal["sklearn"]
     model: str = "sklearn.ensemble.HistGradientBoostingClassifier"
+    """The class, with its module."""
     params: dict[str, Any] = {}
+    """What it is made with."""
     max_rows: int = Field(2_000_000, ge=100)
+    """Of more training rows so many are drawn."""
     seed: int = Field(0, ge=0)
+    """Of the model and of what is drawn; `teachers.seed` when absent."""
 
 
 class FileTeacher(Section):
@@ -98,6 +113,7 @@ class FileTeacher(Section):
 
     kind: Literal["file"]
     paths: list[Location] = Field(min_length=1)
+    """Globs of files, or URLs; one may stand by itself."""
     negative_keep_rate: float = Field(1.0, gt=0, le=1)
     """The keep-rate of the log it was trained on; its logits are moved to this dataset's own."""
     seen: Literal["unseen", "in_sample"] = "unseen"
@@ -152,11 +168,14 @@ class Teachers(Section):
     """
 
     regime: Literal["later_days", "prequential", "out_of_fold", "in_sample"]
+    """As said above."""
     folds: int = Field(5, ge=2, le=50)
+    """For `out_of_fold`."""
     teacher_days: float = Field(0.5, gt=0, lt=1)
     """For `later_days`: the fraction of training days that teachers learn from."""
     route: Route = Route()
     foundation: MemberName = "foundation"
+    """The member that is 100 % of the gap, and that the size of students hangs on."""
     seed: int = Field(0, ge=0)
     """Of every member that has none of its own. With another one the same committee is trained anew, and `recdistill
     compare` puts such runs together."""

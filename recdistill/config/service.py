@@ -17,7 +17,9 @@ class Gates(Section):
     """
 
     confidence: float = Field(0.95, gt=0.5, lt=1)
+    """With which a difference from the champion must be clear to block."""
     resamples: int = Field(1000, ge=100)
+    """Bootstrap resamples behind that."""
     auc_loss: float = Field(0.005, ge=0)
     """How far the AUC may lie below the champion's."""
     ne_loss: float = Field(0.01, ge=0)
