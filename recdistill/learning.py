@@ -184,7 +184,8 @@ class Learning(Teaching):
         inputs |= self._routed_by(routed)
         if start := self._start(name, "distill") if stage == "distill" else None:
             inputs["start"] = start.fingerprint()
-        more = (self.unlabelled.root, label) if self.unlabelled and names else None
+        labelled = any(cache.name in names for cache in self.labels)
+        more = (self.unlabelled.root, label) if self.unlabelled and labelled else None
         foretell = self.job.teachers.foretell and method in COMBINING
         inputs |= {"foretell": True} if foretell else {}
         materials = Materials(self.dataset.root, teach, cache, names, untrained, more, start, routed, foretell)

@@ -102,9 +102,11 @@ class Stages(Learning):
 
     def evaluate(self, students: dict[Method, list[Path]]) -> Path:
         members, sizes = self.job.teachers.members, {m: shape.parameters() for m, shape in self.shapes.items()}
-        outside = [member.parameters for member in members.values() if isinstance(member, FileTeacher)]
+        outside = {name: member for name, member in members.items() if isinstance(member, FileTeacher)}
+        in_sample = [name for name, member in outside.items() if member.seen == "in_sample"]
+        told = [member.parameters for member in outside.values()]
         inputs = {
-            "job": [self.job.name, self.job.teachers.regime, *outside],
+            "job": [self.job.name, self.job.teachers.regime, *told, *in_sample],
             "dataset": self.dataset.fingerprint,
             "caches": [[cache.name, cache.fingerprint] for cache in self.caches],
             "students": {
@@ -128,6 +130,7 @@ class Stages(Learning):
                 "name": self.job.name,
                 "foundation": self.job.teachers.foundation,
                 "regime": self.job.teachers.regime,
+                "in_sample": in_sample,
                 "teacher_forwards": forwards(self.caches, self.labels, self.shelf),
                 "saved": self._saved,
                 "pairs": {saved: Routed(self.routes or {}, 1 - saved).pairs() for saved in (self._saved, *self.curve)},

@@ -116,11 +116,12 @@ class RunView:
         Empty where the job asks for no curve (`teachers.route.curve`).
         """
         rows = {}
-        for point in self.report["curve"]:
+        for number, point in enumerate(self.report["curve"]):  # two of them may save as much
             shares = {f"{metric} gap recovered": point["recovered"][metric] for metric in METRICS}
             shares |= {f"{metric} difference": point["against_full"][metric] for metric in METRICS}
-            rows[point["saved"]] = _ends(shares, shares)
-        return _frame(rows).rename_axis("saved")
+            rows[number] = _ends(shares, shares)
+        saved = pd.Index([point["saved"] for point in self.report["curve"]], name="saved", dtype="float64")
+        return _frame(rows).set_axis(saved)
 
     def training(self) -> pd.DataFrame:
         """A row a method, seed and check: validation `ne`, and the training `loss` since the check before.

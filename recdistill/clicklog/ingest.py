@@ -31,6 +31,7 @@ from recdistill.clicklog.statistics import learn
 from recdistill.clicklog.typed import Counts, Tally, TypedLog
 from recdistill.config import dataset as config
 from recdistill.errors import UserError
+from recdistill.files import file_sha256
 from recdistill.progress import Progress, silent
 from recdistill.spread import Spread, in_turn
 
@@ -75,7 +76,8 @@ def ingest(
     counts: Counts = Counter()
     for found in (log.counts, *(counted for _, counted in encoded), collisions, missing_days):
         counts.update(found)
-    write_dataset(out, schema, Manifest(parts=records, counts=_by_kind(counts)))
+    vocabularies = {path.stem: file_sha256(path) for path in sorted((out / "vocabulary").glob("*.parquet"))}
+    write_dataset(out, schema, Manifest(parts=records, vocabularies=vocabularies, counts=_by_kind(counts)))
     return Dataset(out)
 
 

@@ -135,10 +135,14 @@ class PartRecord(_Record):
 
 
 class Manifest(_Record):
-    """Everything ingest wrote, and what it counted on the way (`counts`: what, then feature, then rows)."""
+    """Everything ingest wrote, and what it counted on the way (`counts`: what, then feature, then rows).
+
+    `vocabularies` has the SHA-256 of each table's: the same ids may stand for other values.
+    """
 
     version: Literal[1] = 1
     parts: list[PartRecord]
+    vocabularies: dict[str, str] = {}
     counts: dict[str, dict[str, int]] = {}
 
     @model_validator(mode="after")
@@ -180,8 +184,9 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes whenever the schema or any byte of any part does."""
-        return fingerprint([self.schema.model_dump(), [part.sha256 for part in self.manifest.parts]])
+        """Changes whenever the schema, a vocabulary or any byte of any part does."""
+        parts = [part.sha256 for part in self.manifest.parts]
+        return fingerprint([self.schema.model_dump(), parts, self.manifest.vocabularies])
 
     @cached_property
     def days(self) -> list[str]:

@@ -8,13 +8,15 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from recdistill.config.base import MOST_TOLD, NAME, Location, Section, expand, nearest
-from recdistill.config.dataset import Dataset, Feature, History, Match, Number
+from recdistill.config.dataset import Bucket, Dataset, Feature, History, Match, Number, Single
 from recdistill.config.models import FileTeacher, Member, Student, Teachers, Train
 from recdistill.config.service import Service
 from recdistill.remote import is_url
 
 Method = Literal["alone", "single", "mean", "hint", "confidence", "diverse"]
 METHODS: tuple[Method, ...] = ("alone", "single", "mean", "hint", "confidence", "diverse")
+OTHER_MODELS = (*METHODS, "committee", "oracle")
+"""What a report is about besides teachers."""
 MOST_GROUPS = 62
 """Of features that are recombined: which of them come from elsewhere is drawn as one whole number."""
 
@@ -242,6 +244,14 @@ class Job(Section):
             if isinstance(feature, Number) or owner:
                 hint = f"name {owner!r}, whose table it shares" if owner else "a dense feature needs none"
                 problems.append(f"launch.row_wise: {name!r} has no table of its own; {hint}")
+        for name in self.evaluate.slices:
+            if name in known and not isinstance(known[name], Single | Bucket):
+                problems.append(
+                    f"evaluate.slices: {name!r} has no single values to report apart; a single or bucket feature has"
+                )
+        for name in self.teachers.members:
+            if name in OTHER_MODELS:
+                problems.append(f"teachers.members: {name!r} is what reports call something else; rename the teacher")
         for name in itertools.chain(*groups):
             if isinstance(known.get(name), Match):
                 problems.append(f"distill.recombine.groups: {name!r} is worked out anew for every row; leave it out")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from recdistill.clicklog.batches import Batch, Block
 from recdistill.distill.committee import Member, answers
-from recdistill.distill.losses import direction_distance, soft_click_loss
+from recdistill.distill.losses import direction_distance, masked_softmax, soft_click_loss
 from recdistill.models.dlrm import DLRM
 from recdistill.models.task import Task, click_loss, weight_of_all
 
@@ -80,8 +80,7 @@ class Confidence(Method):
         said = answers(batch, self.members)
         label = batch.label[:, None].expand_as(said.logit)
         own = nn.functional.binary_cross_entropy_with_logits(said.logit, label, reduction="none")
-        odds = (own * batch.labelled).exp() * said.present
-        trust = (1 - odds / odds.sum(1, keepdim=True).clamp_min(1e-12)) * said.present
+        trust = (1 - masked_softmax(own * batch.labelled, said.present)) * said.present
         trust = torch.where(said.present.sum(1, keepdim=True) > 1, trust, said.present.to(trust.dtype))
         trust = trust / trust.sum(1, keepdim=True).clamp_min(1e-12)
         target = (trust * said.logit.sigmoid()).sum(1)
@@ -97,16 +96,17 @@ class Hint(Method):
 
     def __init__(self, members: list[Member], hidden: int) -> None:
         super().__init__(members, hidden)
-        self.projectors = nn.ModuleList(nn.Linear(hidden, member.dim) for member in members if member.dim)
+        embedded = ((str(i), member.dim) for i, member in enumerate(members) if member.dim)
+        self.projectors = nn.ModuleDict({i: nn.Linear(hidden, dim) for i, dim in embedded})
 
     def forward(self, hidden: Tensor, logit: Tensor, head: nn.Linear, batch: Batch) -> Tensor:
         """Mean over teachers of the squared distance of directions between projection and embedding."""
         said, every = answers(batch, self.members), torch.arange(len(batch), device=logit.device)
-        total = logit.new_zeros(())
+        total = 0 * hidden.sum()  # of rows that nobody has an embedding for, nothing is learned
         seen = [i for i, codes in enumerate(said.embedding) if codes is not None]
-        for i, projector in zip(seen, self.projectors, strict=True):
+        for i in seen:
             weight = batch.weight * said.present[:, i]
-            distance = direction_distance(projector(hidden), said.embedded(i, every))
+            distance = direction_distance(self.projectors[str(i)](hidden), said.embedded(i, every))
             total = total + (weight * distance).sum() / weight_of_all(weight)
         return total / max(1, len(seen))
 

@@ -32,7 +32,8 @@ class Mixture:
 @torch.enable_grad()
 def mixture(said: Tensor, knows: Tensor, label: Tensor, weight: Tensor) -> Mixture:
     """The best of them for logits float32 [N, n] where `knows`, bool [N, n]; rows that nobody knows do not count."""
-    said, label, weight = said.double(), label.double(), weight.double() * knows.any(1)
+    said, label, weight = said.double(), label.double(), weight.double()
+    weight = weight / weight.mean().clamp_min(1e-300) * knows.any(1)  # what weights are measured in says nothing
     score = torch.zeros(said.shape[1], dtype=torch.float64, requires_grad=True)
     scale = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
     shrinking = 1 / (2 * SPREAD**2 * max(1.0, float(weight.sum())))

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -165,8 +166,7 @@ def train_router(
     Each of `begins` fills a new one with what is known beforehand. Its training is in the folder of its name in `out`,
     and so is the student of the best, for a later night's router.
     """
-    learn = [batch.take(torch.arange(0, len(batch), 2)) for batch in rows]
-    judge = [batch.take(torch.arange(1, len(batch), 2)) for batch in rows]
+    learn, judge = (every_second(rows, begin) for begin in (0, 1))
     steps = sum(-(-len(batch) // settings.batch_size) for batch in learn)
 
     def again() -> R:
@@ -190,3 +190,10 @@ def train_router(
     if ranks.leads():
         save_model(found.student, out / best)
     return found if least < constant.judge(judge) else constant
+
+
+def every_second(rows: list[Batch], begin: int) -> list[Batch]:
+    """Every second row of all of them from `begin` on, batch by batch, but for batches that have none."""
+    starts = accumulate((len(batch) for batch in rows), initial=begin)
+    index = [torch.arange(start % 2, len(batch), 2) for start, batch in zip(starts, rows, strict=False)]
+    return [batch.take(at) for batch, at in zip(rows, index, strict=True) if len(at)]

@@ -69,11 +69,11 @@ class Materials:
             trained_here = FINAL in cache.manifest.versions
             upper = open_upper(self.teachers / cache.name / FINAL) if trained_here else None
             members.append(Member(cache.name, cache.dim, upper))
-        more = (
-            None
-            if self.recombined is None
-            else _asked(*self.recombined, self.foundation_first, "unlabelled", self.routed)
-        )
+        more = None
+        if self.recombined is not None:
+            # Who is known by a file alone answers none of these rows, whatever an earlier job left beside the others.
+            asked = tuple(cache.name for cache in shown.caches if FINAL in cache.manifest.versions)
+            more = _asked(*self.recombined, asked, "unlabelled", self.routed)
         return Opened(shown, more, members, splits, self.start)
 
 
@@ -127,10 +127,8 @@ class Opened:
 
 
 def _asked(dataset: Path, caches: Path, names: tuple[str, ...], split: SplitName, routed: Routed | None) -> Asked:
-    """A teacher without a cache there answers none of the rows: it is known by a file alone."""
     opened = Dataset(dataset)
-    there = [name for name in names if (caches / name).exists()]
-    return Asked(opened, [TeacherCache(caches / name, opened) for name in there], split, routed)
+    return Asked(opened, [TeacherCache(caches / name, opened) for name in names], split, routed)
 
 
 def make_method(name: MethodName, members: list[Member], hidden: int, settings: Distill) -> Method:

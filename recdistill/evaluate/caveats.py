@@ -24,6 +24,8 @@ def _on_training(report: dict[str, Any]) -> Iterator[str]:
     seeds = len(report["seeds"])
     if report["regime"] == "in_sample":
         yield "Teachers scored rows that they were trained on (regime in_sample): an ablation, not evidence."
+    if names := ", ".join(report.get("in_sample", [])):
+        yield f"Of training rows {names} had learned (seen: in_sample): students trust what was said there too much."
     if seeds < ENOUGH_SEEDS:
         yield f"Seeds: {seeds}; a figure to quote needs at least {ENOUGH_SEEDS}."
     if seeds == 1:

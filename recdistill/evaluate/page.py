@@ -37,11 +37,18 @@ def render(report: dict[str, Any]) -> str:
         rivals=rivals(report, hero),
         headline=headline(report),
         verdict=verdict,
-        regime=REGIMES.get(report["regime"], "the run did not say which rows teachers scored"),
+        regime=_regime(report),
         bars={metric: Markup(plots.recovered_bars(report, metric, hero or "")) for metric in report["gap"]},
         trade_offs={metric: Markup(plots.trade_off(report, metric)) for metric in report["gap"]},
         reliability=Markup(plots.reliability(report, shown)),
     )
+
+
+def _regime(report: dict[str, Any]) -> str:
+    """Which rows teachers scored."""
+    said = REGIMES.get(report["regime"], "the run did not say which rows teachers scored")
+    said = said[0].upper() + said[1:]
+    return f"{said}, but for {', '.join(names)}" if (names := report.get("in_sample")) else said
 
 
 def template(name: str) -> Template:

@@ -36,11 +36,12 @@ def evaluate(dataset: Dataset, models: list[Scored], settings: Evaluate, context
             same seeds.
         settings: the job's `evaluate:` section.
         context: what only the run knows, copied to the report. All may be absent: `name` of the job, `foundation` (that
-            teacher's name, by default "foundation"), `regime` (which rows teachers scored), `teacher_forwards`
-            (row-teacher pairs: full, computed, reused, saved), `saved` (the share that `diverse` does without), `pairs`
-            (by the share saved, for `diverse` and each point of the trade-off curve: all pairs and those kept), `worth`
-            (on how many validation `rows`, and of `teachers` by how much NE of the committee's word is worse without
-            each, with its standard error),
+            teacher's name, by default "foundation"), `regime` (which rows teachers scored), `in_sample` (teachers known
+            by a file who had learned from training rows that they scored), `teacher_forwards` (row-teacher pairs: full,
+            computed, reused, saved), `saved` (the share that `diverse` does without), `pairs` (by the share saved, for
+            `diverse` and each point of the trade-off curve: all pairs and those kept), `worth` (on how many validation
+            `rows`, and of `teachers` by how much NE of the committee's word is worse without each, with its standard
+            error),
             `account` (records of model, tables, dense, total parameters; and, where ids share rows, how many `ids` have
             one `each`, share one by `likeness`, and by `hash`), `without` (records of `methods` and of the `features`
             that their students do without), `timings` (seconds a stage).
@@ -65,6 +66,7 @@ def evaluate(dataset: Dataset, models: list[Scored], settings: Evaluate, context
             "version": 1,
             "name": context.get("name"),
             "regime": context.get("regime"),
+            "in_sample": context.get("in_sample", []),
             "dataset": _dataset(dataset, rows),
             "params": _params(lineup),
             "foundation": lineup.foundation.name,

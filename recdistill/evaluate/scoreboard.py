@@ -116,7 +116,10 @@ def _fill(lineup: Lineup, rows: Rows, board: Scoreboard) -> None:
 
 
 def _mean_logit(logits: Array) -> Floats:
-    """The mean over the teachers that answer a row, as the `mean` baseline learns it; NaN where none does."""
+    """The mean over the teachers that answer a row, each of them calibrated but not the mean; NaN where none does.
+
+    The `mean` baseline is taught that, calibrated as a whole: its NE may be better, its order is the same.
+    """
     there = ~np.isnan(logits)
     with np.errstate(invalid="ignore"):
         return np.where(there, logits, 0.0).sum(0, dtype=np.float64) / there.sum(0)

@@ -106,8 +106,10 @@ def _job(run: FinishedRun) -> tuple[Any, Any] | None:
         said = {"dataset": job["dataset"], "student": job["student"], "members": members}
         seeds = {name: member.pop("seed", None) for name, member in members.items()}
         route = dict(teachers.pop("route"))
+        # Which methods there are changes none of them, but for the first that hears teachers: it decides all sizes.
+        decides = next((method for method in distill.pop("methods") if method != ALONE), None)
     except (OSError, UnicodeDecodeError, UserError, KeyError, TypeError, ValueError, AttributeError):
         return None
-    for section, name in ((teachers, "seed"), (route, "curve"), (distill, "methods")):
-        section.pop(name, None)  # which methods there are, and which shares of answers, changes none of them
-    return {**said, "teachers": teachers, "route": route, "distill": distill}, seeds
+    for section, name in ((teachers, "seed"), (route, "curve")):
+        section.pop(name, None)  # which shares of answers there are changes nobody
+    return {**said, "teachers": teachers, "route": route, "distill": distill, "decides": decides}, seeds

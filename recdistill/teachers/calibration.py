@@ -9,6 +9,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from recdistill.clicklog.batches import Batch, Columns, Rows, folds_of, read_blocks
+from recdistill.clicklog.parts import read_part
 from recdistill.clicklog.schema import Dataset
 from recdistill.teachers.protocol import SCORING_BATCH
 
@@ -17,6 +18,12 @@ SAMPLE_ROWS = 1 << 16
 
 ABSENT = 100.0
 """The variance that what an absence changes is given beforehand."""
+
+BOLD = 1e6
+"""The same of a slope, of standardised logits: next to none."""
+
+TOLERANCE = 1e-8
+"""Of a gradient, in rows: where one row in a thousand is positive, a larger one leaves the mean prediction off."""
 
 
 def sample(
@@ -37,19 +44,37 @@ def drawn(dataset: Dataset, rows: Rows, most: float = 1.0) -> Callable[[np.ndarr
     It has about `SAMPLE_ROWS`, or the share `most` of them where that is less. Drawn by a hash of `example_id`: every
     fifth row of a log that has four negatives after each click is no sample.
     """
-    one_of = max(round(1 / most), -(-sum(part.rows for part in rows.parts(dataset)) // SAMPLE_ROWS))
+    parts = rows.parts(dataset)
+    count = sum(part.rows for part in parts)
+    if rows.domain and count > SAMPLE_ROWS:  # a narrow domain needs all of its rows
+        count = sum(rows.select(read_part(part, rows.columns())).num_rows for part in parts)
+    one_of = max(round(1 / most), -(-count // SAMPLE_ROWS))
     return lambda example_id: folds_of(example_id, one_of) == 0
+
+
+def evened(weight: np.ndarray) -> np.ndarray:
+    """Weights with a mean of 1: what they are measured in says nothing, and priors count in rows."""
+    return (weight / weight.mean(dtype=np.float64)).astype(weight.dtype) if weight.any() else weight
 
 
 def calibrate(logit: np.ndarray, label: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
     """Slope and intercept of Platt scaling (1999), fitted by logistic regression on rows that were not learned from.
 
-    (1, 0) where the labels are all equal.
+    (1, 0) where the labels, or the logits, are all equal. Whatever the logits are measured in, the answer is the same:
+    they are standardised first. Labels that they part without an error would want an infinite slope, and get a finite
+    one (`BOLD`).
     """
-    if len(np.unique(label)) < 2:
+    if len(np.unique(label)) < 2 or not weight.any():
         return 1.0, 0.0
-    fitted = LogisticRegression(C=np.inf).fit(logit[:, None], label, sample_weight=weight)
-    return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+    logit, weight = logit.astype(np.float64), evened(weight)
+    mean = float(np.average(logit, weights=weight))
+    spread = float(np.sqrt(np.average((logit - mean) ** 2, weights=weight)))
+    if not spread:
+        return 1.0, 0.0
+    standard = ((logit - mean) / spread)[:, None]
+    fitted = LogisticRegression(C=BOLD, tol=TOLERANCE).fit(standard, label, sample_weight=weight)
+    slope = float(fitted.coef_[0, 0]) / spread
+    return slope, float(fitted.intercept_[0]) - slope * mean
 
 
 def calibrate_among(
@@ -65,7 +90,7 @@ def calibrate_among(
     if len(np.unique(label)) < 2:
         return 1.0, 0.0, np.zeros((2, count))
     told = np.column_stack([logit, absent * logit[:, None], absent])
-    fitted = LogisticRegression(C=ABSENT, max_iter=1000).fit(told, label, sample_weight=weight)
+    fitted = LogisticRegression(C=ABSENT, tol=TOLERANCE, max_iter=1000).fit(told, label, sample_weight=evened(weight))
     return float(fitted.coef_[0, 0]), float(fitted.intercept_[0]), fitted.coef_[0, 1:].reshape(2, count)
 
 

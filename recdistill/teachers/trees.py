@@ -33,6 +33,7 @@ from recdistill.config.models import SklearnTeacher
 from recdistill.errors import UserError
 from recdistill.files import atomic, file_sha256, fingerprint, read_json, write_json
 from recdistill.models.task import normalised_entropy
+from recdistill.teachers.calibration import evened
 from recdistill.teachers.target_encoding import TargetEncoding, fit_transform, impressions, sample, singles
 from recdistill.teachers.versions import Version
 
@@ -67,6 +68,7 @@ def train_sklearn(spec: SklearnTeacher, dataset: Dataset, version: Version, out:
     if rows.label.min() == rows.label.max():
         raise UserError(f"{label}: all {len(rows)} rows to train on have the same label; nothing can be learned")
 
+    rows = replace(rows, weight=evened(rows.weight))
     progress.current().update(label, 0, 2, f"{len(rows)} rows")
     encoding, matrix = fit_transform(rows, singles(dataset.schema))
     weight = {"sample_weight": rows.weight} if dataset.schema.has_weight else {}

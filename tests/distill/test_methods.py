@@ -134,7 +134,7 @@ def test_hint_is_the_distance_of_directions_after_a_projection(members: list[Mem
     batch, method = answered(), make("hint", members)
     hidden = student(len(batch))[0].detach()
     total = 0.0
-    for member, projector in zip(members[:2], method.projectors, strict=True):
+    for member, projector in zip(members[:2], method.projectors.values(), strict=True):
         weight = batch.weight * batch.extra[f"logit.{member.name}?"]
         distance = 0.0
         for row in range(len(batch)):
@@ -143,6 +143,26 @@ def test_hint_is_the_distance_of_directions_after_a_projection(members: list[Mem
                 distance += float(weight[row] * (a / a.norm() - b / b.norm()).square().sum().detach())
         total += distance / float(weight.sum())
     assert loss_of(method, batch) == pytest.approx(total / 2, rel=1e-4)
+
+
+def test_hint_learns_of_embeddings_that_are_there(members: list[Member], answered: Make) -> None:
+    """Of recombined rows a teacher that is known by a file has none, though it has of the log's."""
+    batch, method = answered(), make("hint", members)
+    whole = loss_of(method, batch)
+    batch.vectors = {name: codes for name, codes in batch.vectors.items() if not name.endswith(members[0].name)}
+    second = loss_of(method, batch)
+    assert 0 < second != whole
+    batch.vectors = {}
+    hidden, logit, head = student(len(batch))
+    method(hidden, logit, head, batch).backward()
+    assert not hidden.grad.any()
+
+
+def test_a_teacher_that_is_far_off_is_not_trusted(members: list[Member], answered: Make) -> None:
+    batch = answered()
+    first = batch.extra[f"logit.{members[0].name}"]
+    batch.extra[f"logit.{members[0].name}"] = torch.where(batch.label > 0, torch.full_like(first, -95.0), 95.0)
+    assert np.isfinite(loss_of(make("confidence", members), batch))
 
 
 def test_nobody_with_an_embedding_leaves_hint_with_nothing(answered: Make) -> None:

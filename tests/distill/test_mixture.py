@@ -52,7 +52,15 @@ def test_rows_count_by_their_weight() -> None:
     weight = torch.cat([torch.full((ROWS // 2,), 3.0), torch.ones(ROWS // 2)])
     often = torch.cat([torch.arange(ROWS // 2).repeat(3), torch.arange(ROWS // 2, ROWS)])
     every = torch.ones_like(said).bool()
-    one = mixture(said, every, label, weight)
+    one = mixture(said.repeat(2, 1), every.repeat(2, 1), label.repeat(2), weight.repeat(2))  # as many rows as two has
     two = mixture(said[often], every[often], label[often], torch.ones(len(often)))
     torch.testing.assert_close(one.score, two.score, atol=1e-4, rtol=1e-3)
+    assert one.slope == pytest.approx(two.slope, abs=1e-4)
+
+
+def test_it_does_not_matter_what_weights_are_measured_in() -> None:
+    said, label = simulated()
+    every, weight = torch.ones_like(said).bool(), 1 + torch.rand(ROWS, generator=torch.Generator().manual_seed(4))
+    one, two = (mixture(said, every, label, scale * weight) for scale in (1, 1e-7))
+    torch.testing.assert_close(one.score, two.score, atol=1e-3, rtol=1e-3)
     assert one.slope == pytest.approx(two.slope, abs=1e-4)

@@ -20,7 +20,7 @@ from recdistill.distill import asked as asking
 from recdistill.distill import routing
 from recdistill.distill.asked import Askable, Committee, answered, asked_anyway
 from recdistill.distill.mixture import Mixture
-from recdistill.distill.router import Importance, Missed
+from recdistill.distill.router import Importance, Missed, every_second
 from recdistill.distill.routing import Routers, route, starts, train_routers, worth_of
 from recdistill.distill.train import Materials, train_alone
 from recdistill.distill.warm import Start
@@ -188,8 +188,8 @@ def test_who_would_be_missed_is_learned_of_rows_that_nobody_was_shown_too(
     for part in made.parts("unlabelled"):
         ids.append(pq.read_table(part.path, columns=["example_id"], partitioning=None)["example_id"].to_numpy())
         nats.append(routes.forecasts(part, ids[-1])[1])
-    everybody = (np.concatenate(nats) == 1).all(axis=1)
-    np.testing.assert_array_equal(everybody, asked_anyway(made)(np.concatenate(ids)))
+    everybody, anyway = (np.concatenate(nats) == 1).all(axis=1), asked_anyway(made)(np.concatenate(ids))
+    assert everybody[anyway].all() and everybody[~anyway].mean() < 0.01 < anyway.mean()
     assert 0 < everybody.mean() < 0.1
     every, kept = routes.pairs(0.01)
     assert every == 2 * len(everybody) and kept == everybody.sum() + len(everybody)
@@ -298,3 +298,11 @@ def test_routers_of_another_version_are_no_place_to_begin(materials: Materials, 
     assert all(one.fingerprint() and one.folder.name in ("alone", "random") for one in found.values())
     (found["missed"].folder / "weights.safetensors").rename(tmp_path / "one" / "missed" / "weights.safetensors")
     assert starts(start) == {}
+
+
+def test_every_second_row_is_kept_back_wherever_batches_end(materials: Materials) -> None:
+    (batch,) = [b.take(torch.arange(12)) for b in batches(Dataset(materials.dataset), Rows("validation"), 64)][:1]
+    rows = [batch.take(torch.arange(*ends)) for ends in ((0, 3), (3, 4), (4, 5), (5, 12))]
+    learn, judge = (torch.cat([b.example_id for b in every_second(rows, begin)]) for begin in (0, 1))
+    assert torch.equal(learn, batch.example_id[::2]) and torch.equal(judge, batch.example_id[1::2])
+    assert [len(b) for b in every_second(rows, 1)] == [1, 1, 4]  # none of them is empty

@@ -117,17 +117,25 @@ def test_page_and_screen_tell_it(found) -> None:
     assert "Over trainings of the teachers" in titles and any("Models over trainings" in title for title in titles)
 
 
+def without(run: Path, folder: Path, method: str) -> Path:
+    """The same run without a method, and with a curve."""
+    shutil.copytree(run, folder)
+    job, report = yaml.safe_load((folder / "config.yaml").read_text()), json.loads((folder / "report.json").read_text())
+    job["teachers"]["route"]["curve"] = [0.3]
+    job["distill"]["methods"].remove(method)
+    (folder / "config.yaml").write_text(yaml.safe_dump(job))
+    del report["models"][method], report["gap_recovered"][method]
+    (folder / "report.json").write_text(json.dumps(report))
+    return folder
+
+
 def test_methods_and_shares_of_answers_may_differ(runs, found, tmp_path) -> None:
-    last = tmp_path / "last"
-    shutil.copytree(runs[2], last)
-    job = yaml.safe_load((last / "config.yaml").read_text())
-    job["teachers"]["route"]["curve"], job["distill"]["methods"] = [0.3], ["alone", "diverse"]
-    (last / "config.yaml").write_text(yaml.safe_dump(job))
-    report = json.loads((last / "report.json").read_text())
-    del report["models"]["single"], report["gap_recovered"]["single"]
-    (last / "report.json").write_text(json.dumps(report))
-    together = compare([*runs[:2], last])["trainings"]
-    assert together["models"] == {name: one for name, one in found["trainings"]["models"].items() if name != "single"}
+    together = compare([*runs[:2], without(runs[2], tmp_path / "last", "diverse")])["trainings"]
+    assert together["models"] == {name: one for name, one in found["trainings"]["models"].items() if name != "diverse"}
+
+
+def test_the_method_that_decides_sizes_may_not(runs, tmp_path) -> None:
+    assert compare([*runs[:2], without(runs[2], tmp_path / "last", "single")])["trainings"] is None
 
 
 @pytest.mark.parametrize("change", ["job", "teachers", "copy", "no settings", "damaged", "two"])
