@@ -112,5 +112,5 @@ def test_values_that_are_spelled_anew_reach_the_student(tmp_path: Path, run_text
 
 @pytest.mark.parametrize("name", ["mean", "committee", "alone"])
 def test_a_teacher_has_a_name_of_its_own(tmp_path: Path, run_text: Go, name: str) -> None:
-    with pytest.raises(Exception, match=f"teachers.members: '{name}' is what reports call something else"):
+    with pytest.raises(Exception, match=f"teachers.members.{name}: reports call something else '{name}'"):
         run_text(write_log(tmp_path / "log.csv"), tmp_path / "run", f"teachers.members.{name}={{kind: sklearn}}")

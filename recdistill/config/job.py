@@ -251,7 +251,7 @@ class Job(Section):
                 )
         for name in self.teachers.members:
             if name in OTHER_MODELS:
-                problems.append(f"teachers.members: {name!r} is what reports call something else; rename the teacher")
+                problems.append(f"teachers.members.{name}: reports call something else {name!r}; rename the teacher")
         for name in itertools.chain(*groups):
             if isinstance(known.get(name), Match):
                 problems.append(f"distill.recombine.groups: {name!r} is worked out anew for every row; leave it out")

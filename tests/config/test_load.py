@@ -273,6 +273,11 @@ def test_an_override_finds_names_with_dots(tmp_path: Path, job_text: str) -> Non
         ),
         ("evaluate.confidence=2", "--set evaluate.confidence=2: evaluate.confidence: expected less than 1.0, came 2"),
         ("evaluate.slices=[C9]", "--set evaluate.slices=[C9]: evaluate.slices: no feature 'C9'"),
+        ("evaluate.slices=[age]", "--set evaluate.slices=[age]: evaluate.slices: 'age' has no single values to report"),
+        (
+            "teachers.members.oracle={kind: sklearn}",
+            "--set teachers.members.oracle={kind: sklearn}: teachers.members.oracle: reports call something",
+        ),
         (
             "distill.recombine={rows: 1}",
             "--set distill.recombine={rows: 1}: distill.recombine: give `groups`, or `others: each`: else no row "
