@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recdistill.clicklog.schema import Dataset
+from recdistill.clicklog.schema import Dataset, SplitName
 from recdistill.config.job import Method
 from recdistill.config.models import FileTeacher, Member
+from recdistill.distill.word import write_word
+from recdistill.evaluate.lineup import COMMITTEE
 from recdistill.evaluate.report import Scored
 from recdistill.models.shape import Shape
 from recdistill.teachers.shards import TeacherCache, write_test_logits
@@ -18,16 +20,26 @@ from recdistill.teachers.work import parameters_of
 
 
 def committee(
-    dataset: Dataset, caches: Sequence[TeacherCache], members: Mapping[str, Member], teachers: Path, work: Path
+    dataset: Dataset,
+    caches: Sequence[TeacherCache],
+    members: Mapping[str, Member],
+    told: Sequence[SplitName],
+    teachers: Path,
+    work: Path,
 ) -> list[Scored]:
-    """The teachers, whose test logits are written into `work`; `teachers` holds a folder of versions for each."""
+    """The teachers and their word (see `distill.word`), whose test logits are written into `work`.
+
+    `teachers` holds a folder of versions for each.
+    """
     models = []
     for cache in caches:
         path, member = work / "teachers" / f"{cache.name}.parquet", members[cache.name]
         write_test_logits(cache, dataset, path)
         size = member.parameters if isinstance(member, FileTeacher) else parameters_of(teachers / cache.name / FINAL)
         models.append(Scored(cache.name, "teacher", None, None, size, path))
-    return models
+    path, size = work / "teachers" / f"{COMMITTEE}.parquet", sum(model.parameters for model in models)
+    write_word(caches, dataset, told, path)
+    return [*models, Scored(COMMITTEE, "committee", None, None, size, path)]
 
 
 def taught(

@@ -21,6 +21,7 @@ from recdistill.config import Job
 from recdistill.config.dataset import Files
 from recdistill.config.job import Method
 from recdistill.config.models import FileTeacher
+from recdistill.distill.train import calibrates
 from recdistill.distill.work import best_of
 from recdistill.evaluate.page import render
 from recdistill.evaluate.report import evaluate
@@ -121,7 +122,8 @@ class Stages(Learning):
 
         def make(work: Path) -> None:
             seeds = self.job.distill.seeds
-            models = committee(self.dataset, self.caches, members, self.run.stage_folder("teach"), work)
+            told = calibrates(self.job.teachers.foretell)
+            models = committee(self.dataset, self.caches, members, told, self.run.stage_folder("teach"), work)
             for method, folders in students.items():
                 models += taught(method, method, seeds, folders, sizes[method])
             for saved, folders in self.curve.items():

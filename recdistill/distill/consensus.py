@@ -37,12 +37,22 @@ class Consensus(Method):
         `word` float32 [B], the probability; `heard` bool [B], where anybody answered; `counts` float32 [B, n], how much
         each answer counted.
         """
+        logit, rows.extra["counts"], rows.extra["heard"] = self._say(rows)
+        rows.extra["word"] = logit.sigmoid()
+
+    @torch.no_grad()
+    def word(self, rows: Batch | Block) -> tuple[Tensor, Tensor]:
+        """The committee's word as a logit, float32 [B], and where anybody answered, bool [B]."""
+        logit, _, heard = self._say(rows)
+        return logit, heard
+
+    def _say(self, rows: Batch | Block) -> tuple[Tensor, Tensor, Tensor]:
         said, parts, place = answers(rows, self.members), [], self.combine.slope.device
         for some in torch.arange(len(said.logit)).split(HEARD_AT_ONCE):
             word = self.combine(*(value[some].to(place) for value in _heard(said)))
             parts.append([value.cpu() for value in word])
-        logit, rows.extra["counts"] = (torch.cat(values) for values in zip(*parts, strict=True))
-        rows.extra["word"], rows.extra["heard"] = logit.sigmoid(), said.present.any(1)
+        logit, counts = (torch.cat(values) for values in zip(*parts, strict=True))
+        return logit, counts, said.present.any(1)
 
     def teach(self, logit: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy of the student's logit against the committee's probability, where anybody answered."""

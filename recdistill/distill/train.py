@@ -63,7 +63,6 @@ class Materials:
     def open(self) -> Opened:
         """The datasets, their caches and the members with their frozen upper layers."""
         shown = _asked(self.dataset, self.caches, self.foundation_first, "train", self.routed)
-        splits: tuple[SplitName, ...] = ("validation", "train") if self.foretell else ("validation",)
         members = []
         for cache in shown.caches:
             trained_here = FINAL in cache.manifest.versions
@@ -74,7 +73,12 @@ class Materials:
             # Who is known by a file alone answers none of these rows, whatever an earlier job left beside the others.
             asked = tuple(cache.name for cache in shown.caches if FINAL in cache.manifest.versions)
             more = _asked(*self.recombined, asked, "unlabelled", self.routed)
-        return Opened(shown, more, members, splits, self.start)
+        return Opened(shown, more, members, calibrates(self.foretell), self.start)
+
+
+def calibrates(foretell: bool) -> tuple[SplitName, ...]:
+    """Of whose rows it is learned how answers are put together (see `Teachers.foretell`)."""
+    return ("validation", "train") if foretell else ("validation",)
 
 
 @dataclass(frozen=True)

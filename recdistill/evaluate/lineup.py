@@ -18,6 +18,7 @@ class Lineup:
 
     foundation: Scored
     teachers: list[Scored]
+    committee: Scored
     methods: dict[str, list[Scored]]
     """Students by method, each in the order of `seeds`."""
     curve: dict[str, float]
@@ -52,7 +53,7 @@ def line_up(models: list[Scored], foundation: str) -> Lineup:
     """Sorts models into teachers and methods.
 
     Raises:
-        UserError: the foundation or `alone` is missing, a method lacks a seed, or two models share a name.
+        UserError: the foundation, the committee or `alone` is missing, a method lacks a seed, or a name is there twice.
     """
     teachers = {model.name: model for model in models if model.role == "teacher"}
     if foundation not in teachers:
@@ -66,6 +67,9 @@ def line_up(models: list[Scored], foundation: str) -> Lineup:
             _add_student(by_method, name, model)
             if name and model.saved is not None:
                 curve[name] = model.saved
+    committee = next((model for model in models if model.role == "committee"), None)
+    if committee is None:
+        raise UserError("the committee was not scored: expected its word about the test rows")
     if ALONE not in by_method:
         raise UserError("no student of method 'alone' was scored: train it too, for there is no gap without it")
     seeds = sorted(by_method[ALONE])
@@ -77,7 +81,7 @@ def line_up(models: list[Scored], foundation: str) -> Lineup:
         if names.count(name) > 1:
             raise UserError(f"a teacher may not be called {name!r}, for another model of the report is; rename it")
     methods = {method: [students[seed] for seed in seeds] for method, students in by_method.items()}
-    return Lineup(teachers[foundation], list(teachers.values()), methods, curve, seeds)
+    return Lineup(teachers[foundation], list(teachers.values()), committee, methods, curve, seeds)
 
 
 def _add_student(by_method: dict[str, dict[int, Scored]], method: str | None, student: Scored) -> None:

@@ -34,11 +34,11 @@ IMPORTANCE = "importance."
 class Scored:
     """A model and where its test predictions are.
 
-    `method` and `seed` are a student's; a teacher has neither.
+    `method` and `seed` are a student's; a teacher has neither, nor has the committee.
     """
 
     name: str
-    role: Literal["teacher", "student"]
+    role: Literal["teacher", "committee", "student"]
     method: str | None
     seed: int | None
     parameters: int

@@ -32,8 +32,8 @@ def evaluate(dataset: Dataset, models: list[Scored], settings: Evaluate, context
 
     Args:
         dataset: the ingested dataset; its test split is read once.
-        models: the teachers, the foundation among them, and every method's students, `alone` among them, all with the
-            same seeds.
+        models: the teachers, the foundation among them, the committee, and every method's students, `alone` among them,
+            all with the same seeds.
         settings: the job's `evaluate:` section.
         context: what only the run knows, copied to the report. All may be absent: `name` of the job, `foundation` (that
             teacher's name, by default "foundation"), `regime` (which rows teachers scored), `in_sample` (teachers known
@@ -223,9 +223,9 @@ class _Judge:
 
 
 def _sizes(lineup: Lineup) -> dict[str, int]:
-    """Parameters of each model; the committee's are all its members' together."""
+    """Parameters of each model."""
     sizes = {teacher.name: teacher.parameters for teacher in lineup.teachers}
-    sizes[COMMITTEE] = sum(sizes.values())
+    sizes[COMMITTEE] = lineup.committee.parameters
     return sizes | {method: max(each.parameters for each in students) for method, students in lineup.methods.items()}
 
 

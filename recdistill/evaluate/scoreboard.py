@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from recdistill import progress
 from recdistill.errors import UserError
 from recdistill.evaluate.bootstrap import block_rows, class_sums, components, replicates
-from recdistill.evaluate.lineup import COMMITTEE, ORACLE, Lineup
+from recdistill.evaluate.lineup import ORACLE, Lineup
 from recdistill.evaluate.metrics import Array, AucAccumulator, Floats, LogLossSums, population_logit
 from recdistill.evaluate.predictions import Rows, read_logits, scratch_array, unmap
 from recdistill.evaluate.reliability import Reliability
@@ -101,28 +101,16 @@ def resample(
 
 def _fill(lineup: Lineup, rows: Rows, board: Scoreboard) -> None:
     """Fills the columns of logits."""
-    for teacher in lineup.teachers:
-        read_logits(teacher.path, rows, board.logits[board.columns[teacher.name][0]])
+    for model in (*lineup.teachers, lineup.committee):
+        read_logits(model.path, rows, board.logits[board.columns[model.name][0]])
     for method, students in lineup.methods.items():
         for student, column in zip(students, board.columns[method], strict=True):
             read_logits(student.path, rows, board.logits[column])
-    for at in rows.chunks():
-        board.logits[board.columns[COMMITTEE][0], at] = _mean_logit(board.logits[: len(lineup.teachers), at])
-        if rows.true_probability is not None:
+    if rows.true_probability is not None:
+        for at in rows.chunks():
             known = np.clip(rows.true_probability[at].astype(np.float64), 1e-9, 1 - 1e-9)
             board.logits[board.columns[ORACLE][0], at] = np.log(known) - np.log1p(-known)
-            unmap(rows.true_probability)
-        unmap(board.logits)
-
-
-def _mean_logit(logits: Array) -> Floats:
-    """The mean over the teachers that answer a row, each of them calibrated but not the mean; NaN where none does.
-
-    The `mean` baseline is taught that, calibrated as a whole: its NE may be better, its order is the same.
-    """
-    there = ~np.isnan(logits)
-    with np.errstate(invalid="ignore"):
-        return np.where(there, logits, 0.0).sum(0, dtype=np.float64) / there.sum(0)
+            unmap(rows.true_probability, board.logits)
 
 
 def _measure(rows: Rows, logit: Array, placement: Array) -> Measured:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -41,9 +41,23 @@ class World:
         table = {"example_id": self.ids, "logit": pa.array(logit.astype(np.float32), from_pandas=True), **extra}
         pq.write_table(pa.table(table), path, row_group_size=1000)
         parameters = 400_000 if method is None else 10_000
-        role = "teacher" if method is None else "student"
+        role: Literal["teacher", "student"] = "teacher" if method is None else "student"
         self.models.append(Scored(name, role, method, seed, parameters, path))
+        if method is None:
+            self._put_together()
         return path
+
+    def _put_together(self) -> None:
+        """The committee: the mean of those who answer."""
+        teachers = [model for model in self.models if model.role == "teacher"]
+        said = np.array([pq.read_table(teacher.path)["logit"].to_pandas().to_numpy() for teacher in teachers])
+        there = ~np.isnan(said)
+        with np.errstate(invalid="ignore"):
+            mean = (np.where(there, said, 0).sum(0) / there.sum(0)).astype(np.float32)
+        path = self.root / "predictions" / "committee.parquet"
+        pq.write_table(pa.table({"example_id": self.ids, "logit": pa.array(mean, from_pandas=True)}), path)
+        others = [model for model in self.models if model.role != "committee"]
+        self.models = [*others, Scored("committee", "committee", None, None, sum(t.parameters for t in teachers), path)]
 
 
 def write_world(root: Path, rows: int = 3000, keep_rate: float = 1.0, weighted: bool = False, seed: int = 0) -> World:

@@ -17,7 +17,13 @@ def student(method, seed):
     return Scored(f"{method}-{seed}", "student", method, seed, 10, Path(f"{method}-{seed}"))
 
 
-WHOLE = [teacher("foundation"), teacher("ids"), *(student(m, s) for m in ("alone", "diverse") for s in (3, 1))]
+COMMITTEE = Scored("committee", "committee", None, None, 200, Path("committee"))
+WHOLE = [
+    teacher("foundation"),
+    teacher("ids"),
+    COMMITTEE,
+    *(student(m, s) for m in ("alone", "diverse") for s in (3, 1)),
+]
 
 
 def test_columns_are_teachers_committee_oracle_and_students_by_seed():
@@ -39,7 +45,8 @@ def test_columns_are_teachers_committee_oracle_and_students_by_seed():
     ("models", "foundation", "words"),
     [
         (WHOLE, "founder", "the foundation 'founder' is not among the scored teachers, which are: foundation, ids"),
-        ([teacher("foundation"), student("single", 0)], "foundation", "no student of method 'alone'"),
+        ([teacher("foundation"), COMMITTEE, student("single", 0)], "foundation", "no student of method 'alone'"),
+        ([teacher("foundation"), student("alone", 0)], "foundation", "the committee was not scored"),
         (WHOLE[:-1], "foundation", r"method 'diverse' has seeds \[3\]; expected those of 'alone': \[1, 3\]"),
         ([*WHOLE, student("alone", 1)], "foundation", "scored twice with seed 1"),
         ([*WHOLE, teacher("alone")], "foundation", "may not be called 'alone'"),
