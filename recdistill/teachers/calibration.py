@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -18,6 +19,9 @@ SAMPLE_ROWS = 1 << 16
 
 ABSENT = 100.0
 """The variance that what an absence changes is given beforehand."""
+
+SAME = 1e-6
+"""The spread of logits that are but rounded."""
 
 BOLD = 1e6
 """The same of a slope, of standardised logits: next to none."""
@@ -54,23 +58,25 @@ def drawn(dataset: Dataset, rows: Rows, most: float = 1.0) -> Callable[[np.ndarr
 
 def evened(weight: np.ndarray) -> np.ndarray:
     """Weights with a mean of 1: what they are measured in says nothing, and priors count in rows."""
-    return (weight / weight.mean(dtype=np.float64)).astype(weight.dtype) if weight.any() else weight
+    even = weight / weight.mean(dtype=np.float64) if weight.any() else weight
+    return even.astype(np.result_type(weight, np.float32))
 
 
 def calibrate(logit: np.ndarray, label: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
     """Slope and intercept of Platt scaling (1999), fitted by logistic regression on rows that were not learned from.
 
-    (1, 0) where the labels, or the logits, are all equal. Whatever the logits are measured in, the answer is the same:
-    they are standardised first. Labels that they part without an error would want an infinite slope, and get a finite
-    one (`BOLD`).
+    (1, 0) where the labels are all equal; logits that are all equal are moved to the base rate. Whatever logits are
+    measured in, the answer is the same: they are standardised first. Labels that they part without an error would want
+    an infinite slope, and get a finite one (`BOLD`).
     """
     if len(np.unique(label)) < 2 or not weight.any():
         return 1.0, 0.0
     logit, weight = logit.astype(np.float64), evened(weight)
     mean = float(np.average(logit, weights=weight))
     spread = float(np.sqrt(np.average((logit - mean) ** 2, weights=weight)))
-    if not spread:
-        return 1.0, 0.0
+    if spread <= SAME * max(1.0, abs(mean)):
+        rate = float(np.average(label, weights=weight))
+        return (1.0, math.log(rate / (1 - rate)) - mean) if 0 < rate < 1 else (1.0, 0.0)
     standard = ((logit - mean) / spread)[:, None]
     fitted = LogisticRegression(C=BOLD, tol=TOLERANCE).fit(standard, label, sample_weight=weight)
     slope = float(fitted.coef_[0, 0]) / spread

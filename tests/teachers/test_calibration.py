@@ -49,9 +49,10 @@ def test_it_does_not_matter_what_logits_and_weights_are_measured_in() -> None:
     np.testing.assert_allclose(*(np.hstack([one[0], one[1], one[2].ravel()]) for one in told), atol=1e-3)
 
 
-def test_what_tells_nothing_is_left_as_it_is_and_what_tells_all_stays_finite() -> None:
+def test_what_tells_nothing_has_the_base_rate_and_what_tells_all_stays_finite() -> None:
     label = np.array([0, 0, 1, 1] * 50, np.float32)
-    assert calibrate(np.full(200, 3, np.float32), label, np.ones(200)) == (1.0, 0.0)
+    weight = np.where(label > 0, 3, 1)
+    assert calibrate(np.full(200, 2, np.float32), label, weight) == pytest.approx((1, np.log(3) - 2))
     assert calibrate(label, label, np.zeros(200)) == (1.0, 0.0)
     slope, intercept = calibrate(20 * label - 10, label, np.ones(200))
     assert 0 < slope < 10 and abs(intercept) < 1

@@ -160,10 +160,9 @@ def test_at_most_max_rows_are_learned_from(tiny_dataset: Dataset, tmp_path: Path
 def test_weights_count(make_dataset: Callable[..., Dataset], tmp_path: Path) -> None:
     dataset = make_dataset(weighted=True)
     teacher = trained(dataset, tmp_path / "out")
-    seen = sum(
-        float(batch.weight[(batch.sparse["item"].values() == 1)].sum())
-        for batch in batches(dataset, Rows("train"), 1000, features=["item"])
-    )
+    rows = list(batches(dataset, Rows("train"), 1000, features=["item"]))
+    seen = sum(float(batch.weight[(batch.sparse["item"].values() == 1)].sum()) for batch in rows)
+    seen /= float(torch.cat([batch.weight for batch in rows]).mean())
     at = list(teacher.encoding.arrays["ids/item"]).index(1)
     assert teacher.encoding.arrays["codes/item"][at, 1] == pytest.approx(np.log1p(seen), rel=1e-6)
     with pytest.raises(UserError, match="rows have weights, and sklearn.neighbors.KNeighborsClassifier takes none"):
