@@ -195,12 +195,8 @@ def settings_tables(groups: Sequence[Group]) -> Iterator[Table]:
     """One table a section of a job file, one line a setting."""
     for group in groups:
         kind = f", kind: {group.kind}" if group.kind else ""
-        table = Table(
-            title=escape(f"{group.path or 'job'}{kind}"),
-            caption=escape(group.about) or None,
-            title_justify="left",
-            caption_justify="left",
-        )
+        title = f"[bold]{escape(group.path or 'job')}{kind}[/]\n{escape(group.about)}"
+        table = Table(title=title, title_justify="left", title_style="")
         for column in ("setting", "takes", "default", "what"):
             table.add_column(column)
         for one in group.settings:

@@ -185,8 +185,9 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """Changes whenever the schema, a vocabulary or any byte of any part does."""
-        parts = [part.sha256 for part in self.manifest.parts]
-        return fingerprint([self.schema.model_dump(), parts, self.manifest.vocabularies])
+        told: list[Any] = [self.schema.model_dump(), [part.sha256 for part in self.manifest.parts]]
+        values = self.manifest.vocabularies
+        return fingerprint([*told, values] if values else told)  # without any, it is that of earlier versions
 
     @cached_property
     def days(self) -> list[str]:

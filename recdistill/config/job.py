@@ -29,9 +29,9 @@ class Diverse(Section):
     question_width: int = Field(64, ge=1)
     """Hidden width of the question and answer augmenters."""
     align_weight: float = Field(0.002, ge=0)
-    """Of how the student's last hidden layer lies to what teachers answered, translated; a click loss weighs 1."""
+    """How strongly the student's last hidden layer is drawn to translated answers, where a click loss weighs 1."""
     answer_weight: float = Field(0.5, ge=0)
-    """Of the click loss of the translated answers themselves, which is what the translation learns from."""
+    """Of the click loss of translated answers by themselves, which is what the translation learns from."""
     questions: float = Field(0.0625, gt=0, le=1)
     """The share of rows whose embeddings are read, and of a batch that asks the share on which a teacher is asked
     questions; logits count on all of them."""

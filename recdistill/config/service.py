@@ -17,7 +17,7 @@ class Gates(Section):
     """
 
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    """With which a difference from the champion must be clear to block."""
+    """Of the interval of a loss: its worse end must lie within the bound."""
     resamples: int = Field(1000, ge=100)
     """Bootstrap resamples behind that."""
     auc_loss: float = Field(0.005, ge=0)

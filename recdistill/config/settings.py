@@ -55,7 +55,7 @@ def groups(path: str | None = None) -> list[Group]:
     found = [group for group in every if f"{group.path}.".startswith(f"{path}.")]
     section, _, name = path.rpartition(".")
     lines = [(group, one) for group in every if group.path == section for one in group.settings if one.name == name]
-    found = found or [Group(group.path, group.kind, "", [one]) for group, one in lines]
+    found = found or [Group(group.path, group.kind, group.about, [one]) for group, one in lines]
     if not found:
         named = [f"{group.path}.{one.name}".lstrip(".") for group in every for one in group.settings]
         raise UserError(f"nothing in a job file is called {path!r}{nearest(path, dict.fromkeys(named))}")
