@@ -9,10 +9,12 @@ student/check.parquet        rows and the logits it gave for them when it was ex
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,9 +22,10 @@ import pyarrow.parquet as pq
 import torch
 
 from recdistill.clicklog.batches import Block
-from recdistill.clicklog.encode import encode_log, raw_log
+from recdistill.clicklog.encode import POSITION, encode_log, raw_log
 from recdistill.clicklog.match import with_sources
 from recdistill.clicklog.schema import Dataset, Schema, read_schema
+from recdistill.clicklog.scratch import Scratch
 from recdistill.errors import UserError
 from recdistill.files import atomic, file_sha256
 from recdistill.models.dlrm import DLRM
@@ -35,6 +38,7 @@ CHECK_ROWS = 256
 TOLERANCE = 1e-4
 """Logits of the check may differ by this much: other processors add in another order."""
 BATCH = 8192
+SCORES = pa.schema([("example_id", pa.int64()), ("probability", pa.float32())])
 EXPECTED, FILES = "expected_logit", b"files"
 
 
@@ -89,27 +93,42 @@ def open_student(folder: Path) -> tuple[DLRM, Schema]:
 
 
 def score(student: Path, logs: Sequence[str | Path | Remote], out: Path, progress: Progress = silent) -> None:
-    """Writes `example_id` and `probability` (float32) of each row of a raw log to the Parquet file `out`.
+    """Writes `example_id` and `probability` (float32) of each row of a raw log, in its order, to `out`, as Parquet.
 
     Probabilities speak about true traffic: where negatives were sampled with keep-rate w, the sampled log's odds are
     the true odds over w, so log w is added to the logit.
     """
     model, schema = open_student(student)
-    names = pa.schema([("example_id", pa.int64()), ("probability", pa.float32())])
     shift = math.log(schema.negative_keep_rate)
-    tables = encode_log(student, raw_log(student, [str(path) for path in logs]))
-    done = 0
-    with atomic(out) as partial, pq.ParquetWriter(partial, names) as writer:
+    tables = encode_log(student, raw_log(student, [str(path) for path in logs]), positions=True)
+
+    def scored() -> Iterator[pa.Table]:
+        done = 0
         for table in tables:
             probability = torch.sigmoid(_logits(model, table, schema) + shift)
-            writer.write_table(
-                pa.Table.from_arrays(
-                    [table["example_id"].combine_chunks(), pa.array(probability.numpy(), pa.float32())], schema=names
-                )
-            )
+            kept = table.select([name for name in ("example_id", POSITION) if name in table.column_names])
+            yield kept.add_column(1, "probability", pa.array(probability.numpy(), pa.float32()))
             done += table.num_rows
             progress.update("score", done, done + 1, f"{done:,} rows")
-    progress.update("score", done, done)
+        progress.update("score", done, done)
+
+    with atomic(out) as partial, pq.ParquetWriter(partial, SCORES) as writer:
+        for table in _in_the_logs_order(scored()):
+            writer.write_table(table.select(SCORES.names).cast(SCORES))
+
+
+def _in_the_logs_order(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Rows that histories had put into the order of time, as they stood in the log."""
+    first = next(tables, None)
+    if first is None:
+        return
+    tables = itertools.chain([first], tables)
+    if POSITION not in first.column_names:
+        yield from tables
+        return
+    with tempfile.TemporaryDirectory() as folder, Scratch(Path(folder) / "scratch") as scratch:
+        scratch.write(first.schema, (batch for table in tables for batch in table.to_batches()))
+        yield from scratch.stream(f'SELECT * FROM rows ORDER BY "{POSITION}"')
 
 
 def _digests(folder: Path) -> dict[str, str]:

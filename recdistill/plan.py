@@ -82,7 +82,7 @@ def _account(name: str, shape: Shape, batch_size: int, world: int) -> dict[str, 
         return {**found, "tables": [], "bytes": [], "fits": False, "why": str(error)}
     tables = []
     for table in shape.tables:
-        cut = placed[table.name]
+        cut = placed[table.module]
         rows = [0] * world
         for rank, shard in zip(cut.ranks, cut.sharding_spec.shards, strict=True):
             rows[rank] += shard.shard_sizes[0]

@@ -262,6 +262,20 @@ def test_the_student_scores_a_raw_log(finished: Path, tmp_path: Path) -> None:
             assert np.log(p / (1 - p)) == pytest.approx(expected[number] + np.log(0.5), abs=1e-3)
 
 
+def test_scores_stand_in_the_logs_order(finished: Path, tmp_path: Path) -> None:
+    """Whatever order of time its rows have, which is what they are encoded in."""
+    log = pq.read_table(sorted((finished / "stages" / "simulate").glob("day=*.parquet"))[0], partitioning=None)
+    mixed = np.random.default_rng(0).permutation(log.num_rows)
+    found = []
+    for name, rows in (("one", log), ("two", log.take(mixed))):
+        pq.write_table(rows, tmp_path / f"{name}.parquet")
+        score(finished / "student", [tmp_path / f"{name}.parquet"], tmp_path / f"{name}-scores.parquet")
+        scores = pq.read_table(tmp_path / f"{name}-scores.parquet")
+        assert scores["example_id"].to_pylist() == rows["example_id"].to_pylist()
+        found.append(scores["probability"].to_numpy())
+    np.testing.assert_allclose(found[0][mixed], found[1], rtol=1e-5)
+
+
 def test_run_again_does_nothing(copy: Path, go: Go) -> None:
     before = times(copy / "stages")
     said = go(copy)

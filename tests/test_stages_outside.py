@@ -13,6 +13,7 @@ import pytest
 from recdistill.clicklog.schema import Dataset
 from recdistill.export import score
 from recdistill.files import file_sha256, read_json
+from recdistill.models.shape import module_name
 
 Go = Callable[..., list[str]]
 
@@ -108,6 +109,17 @@ def test_values_that_are_spelled_anew_reach_the_student(tmp_path: Path, run_text
     both = tested.merge(scored, on="example_id", suffixes=("", "_scored"))
     assert len(both) == len(tested)
     np.testing.assert_allclose(1 / (1 + np.exp(-both["logit"])), both[column], atol=1e-5)
+
+
+def test_columns_may_be_called_like_parts_of_a_module(tmp_path: Path, run_text: Go) -> None:
+    plain = "distill={methods: [alone, single, diverse], seeds: [0], train: {epochs: 1}}"
+    job = write_log(tmp_path / "log.csv").replace("user", "type").replace("item", "item.id")
+    log = (tmp_path / "log.csv").read_text()
+    (tmp_path / "log.csv").write_text(log.replace("user,item,label", "type,item.id,label", 1))
+    run_text(job, tmp_path / "run", plain, "student.share=null")
+    score(tmp_path / "run" / "student", [str(tmp_path / "log.csv")], tmp_path / "scores.parquet")
+    assert pq.read_table(tmp_path / "scores.parquet").num_rows == 900
+    assert [module_name(name) for name in ("user", "type", "item.id")] == ["user", "/type", "/item/id"]
 
 
 @pytest.mark.parametrize("name", ["mean", "committee", "alone"])

@@ -30,7 +30,11 @@ def raw_log(root: Path, paths: list[str]) -> Files:
     return log_of(settings | {"format": None} if known else settings)
 
 
-def encode_log(root: Path, log: Files, joins: list[Join] | None = None) -> Iterator[pa.Table]:
+POSITION = "$position"
+"""Where a row stands in the log."""
+
+
+def encode_log(root: Path, log: Files, joins: list[Join] | None = None, positions: bool = False) -> Iterator[pa.Table]:
     """Encodes a raw log exactly as ingest encoded the one that `root` was made from.
 
     Histories are built from the rows of this log alone, in order of time, so a log to be scored brings the earlier rows
@@ -40,6 +44,7 @@ def encode_log(root: Path, log: Files, joins: list[Join] | None = None) -> Itera
         root: a folder with `schema.json` and `vocabulary/`: a dataset or an exported student.
         log: the raw log.
         joins: its side tables; those that the dataset was made with when None.
+        positions: adds the column `POSITION`, int64, where rows are in order of time.
 
     Yields:
         Tables of at most `ROW_GROUP_ROWS` rows: `example_id`, `label` (float32, null where not known) if the log has
@@ -60,7 +65,9 @@ def encode_log(root: Path, log: Files, joins: list[Join] | None = None) -> Itera
         return
     with tempfile.TemporaryDirectory() as folder, Scratch(Path(folder) / "scratch") as scratch:
         scratch.write(raw.layout.schema, raw)
-        yield from map(encoder.encode, scratch.stream('SELECT * FROM rows ORDER BY "time", "$position"'))
+        for typed in scratch.stream(f'SELECT * FROM rows ORDER BY "time", "{POSITION}"'):
+            table = encoder.encode(typed)
+            yield table.append_column(POSITION, typed[POSITION].cast(pa.int64())) if positions else table
 
 
 def section_of(root: Path, schema: Schema) -> Dataset:

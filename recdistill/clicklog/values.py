@@ -86,10 +86,16 @@ def numbers(column: Column, expected: str = "a number") -> pa.DoubleArray:
     if pa.types.is_temporal(kind) or pa.types.is_nested(kind) or _is_binary(kind):
         raise UserError(f"{column.file}, column {column.name!r}: holds {kind}; expected numbers")
     try:
-        parsed = _parse(column, lambda cells: pc.cast(cells, pa.float64(), safe=False), expected)
+        parsed = _parse(column, as_floats, expected)
     except pa.ArrowNotImplementedError:
         raise UserError(f"{column.file}, column {column.name!r}: holds {kind}; expected numbers") from None
     return pc.if_else(pc.is_nan(parsed), pa.scalar(None, pa.float64()), parsed)
+
+
+def as_floats(cells: pa.Array) -> pa.DoubleArray:
+    """Cells as float64, each the nearest there is: of decimals Arrow's own cast gives another one now and then."""
+    exact = pc.cast(cells, pa.string()) if pa.types.is_decimal(cells.type) else cells
+    return pc.cast(exact, pa.float64(), safe=False)
 
 
 def micros(column: Column, unit: str) -> pa.Int64Array:

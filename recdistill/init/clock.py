@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ Unit = Literal["s", "ms", "us", "datetime", "order"]
 _SCALES: dict[Unit, float] = {"s": 1.0, "ms": 1e3, "us": 1e6}
 _FIRST_SECOND, _LAST_SECOND = 631_152_000.0, 4_102_444_800.0
 """The years 1990 and 2100."""
+_DATE = re.compile(r"\d{1,4}[./]\d{1,2}[./]\d{1,4}\b")
 _MOMENTS = 100
 """A column without a name of so many different large numbers may be a clock."""
 
@@ -26,18 +28,21 @@ def find_time(columns: dict[str, Profile]) -> tuple[Time | None, list[str], list
     """The time, where there is one; columns that are a second clock; doubts."""
     units = {name: unit for name, column in columns.items() if (unit := clock_unit(column)) is not None}
     named = [name for name in units if names.mentions(name, names.TIME)]
+    of_rows = [name for name in named if not names.mentions(name, names.BIRTH)] or named
     if not units:
         rank = next((name for name, column in columns.items() if _is_rank(column)), None)
         if rank is None:
             return None, [], []
         return Time(column=rank, unit="order"), [], [f"{rank} is taken as an order without a clock"]
     # The finest clock tells most rows apart.
-    best = max(named or units, key=lambda name: columns[name].distinct)
+    best = max(of_rows or units, key=lambda name: columns[name].distinct)
     doubts = []
     if not named:
         doubts.append(f"{best} is taken as the time (unit {units[best]}); its name does not say so")
-    elif len(named) > 1:
-        doubts.append(f"{best} is taken as the time, the finest of {', '.join(named)}")
+    elif names.mentions(best, names.BIRTH):
+        doubts.append(f"{best} is taken as the time, though by its name it is when a user or an item began")
+    elif len(of_rows) > 1:
+        doubts.append(f"{best} is taken as the time, the finest of {', '.join(of_rows)}")
     return Time(column=best, unit=units[best]), [name for name in units if name != best], doubts
 
 
@@ -57,6 +62,25 @@ def clock_unit(column: Profile) -> Unit | None:
             told = names.mentions(column.name, names.TIME) or (unnamed(column.name) and column.distinct > _MOMENTS)
             return unit if unit != "s" or told else None
     return None
+
+
+def nearly(column: Profile) -> str | None:
+    """Why a column that is named after a time, or holds times, cannot be the clock; None for any other column."""
+    if column.family == "time" or (names.mentions(column.name, names.TIME) and _in_seconds(column)):
+        return f"looks like a time, but {column.missing:.1%} of its cells are empty" if column.missing else None
+    if column.family == "text" and names.mentions(column.name, names.TIME) and clock_unit(column) is None:
+        first = column.values[:100]
+        if all(_DATE.match(value) for value in first):
+            return f"looks like a time, but is written as {first[0][:30]!r}"
+        if column.missing and all(len(value) >= 8 and value[:4].isdigit() for value in first):
+            return f"looks like a time, but {column.missing:.1%} of its cells are empty"
+    return None
+
+
+def _in_seconds(column: Profile) -> bool:
+    known = column.known
+    scales = _SCALES.values() if len(known) else ()
+    return any(bool(((known >= _FIRST_SECOND * s) & (known <= _LAST_SECOND * s)).all()) for s in scales)
 
 
 def instants(column: Profile, unit: Unit) -> Array:

@@ -149,6 +149,8 @@ def draft(paths: list[str], label: str | None = None) -> Draft:
     split, found.time, said = choose_split(found, columns, time, sample)
     if found.time is not None and leaks.alone(columns[found.time.column], found.positive) > leaks.SUSPICIOUS:
         said.append(f"the label follows {found.time.column}: is the log sorted by its label?")
+    if (rarer := int(min(found.positive.sum(), (~found.positive).sum()))) < leaks.ENOUGH:
+        said.append(f"{rarer} rows of the rarer class are too few to see which columns give the label away")
     teacher = choose_teacher(sample.rows)
     student, small = choose_student(features, columns, teacher)
     doubts = [*_about_columns(choices, True), *doubts, *found.doubts, *said, *small, *_about_columns(choices, False)]

@@ -6,10 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from recdistill.config.dataset import Bag, Bucket, Dense, Single
 from recdistill.evaluate.metrics import Array
 from recdistill.init import leaks, names
+from recdistill.init.clock import nearly
 from recdistill.init.profile import Profile
 
 Kind = Single | Bag | Dense | Bucket
@@ -51,6 +53,8 @@ def choose(column: Profile, positive: Array, time: Array | None, role: str | Non
     """
     if unusable := _unusable(column):
         return unusable
+    if role is None and (why := nearly(column)):
+        return Choice(column.name, None, "a time that cannot order rows", f"{why}; mend it, and it can order rows")
     told = leaks.alone(column, positive)
     if left_out := _leaking(column, told, positive) or (None if role else _useless(column, time)):
         return left_out
@@ -67,6 +71,9 @@ def _unusable(column: Profile) -> Choice | None:
     bracketed = [value for value in first if value[:1] + value[-1:] in ("[]", "{}")]
     if column.family == "other":
         return Choice(column.name, None, f"no feature can be made of {column.cells.type}")
+    if column.family == "list" and pa.types.is_floating(column.cells.type.value_type):
+        doubt = "holds lists of numbers, such as an embedding; write each number into a column of its own, as dense"
+        return Choice(column.name, None, "lists of numbers", doubt)
     if not column.name.strip():
         return Choice(column.name, None, "a column without a name")
     if column.distinct == 0:

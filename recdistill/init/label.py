@@ -74,7 +74,8 @@ def _candidates(columns: dict[str, Profile]) -> list[list[str]]:
     Yes or no comes before numbers: a log with both was made for clicks.
     """
     called = [name for name in columns if "_".join(names.words(name)) in names.LABEL]
-    speak = [name for name in columns if names.mentions(name, names.LABEL)]
+    called.sort(key=lambda name: names.LABEL.index("_".join(names.words(name))))
+    speak = [n for n in columns if names.mentions(n, names.LABEL) and not names.mentions(n, names.HISTORY)]
     rated = [name for name in columns if names.mentions(name, names.RATING)]
     return [
         [name for name in called if _has_two(columns[name]) or _is_binary(columns[name])],

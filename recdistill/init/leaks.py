@@ -18,6 +18,8 @@ PURE, SELDOM = 0.995, 0.8
 _BINS, _FEW, _ENOUGH = 64, 20, 100
 _LEAST = 20
 """Rows of each class that a half needs for its AUC to mean anything."""
+ENOUGH = 3 * _LEAST
+"""Rows of each class with which both halves have so many."""
 
 
 def alone(column: Profile, label: Array) -> float:

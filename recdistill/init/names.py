@@ -13,10 +13,16 @@ def _these(text: str) -> tuple[str, ...]:
 
 
 _KEY = _these("id ids idx key hash no")
-LABEL = _these("label click clicked clk target y converted conversion purchased liked isclick installed")
+LABEL = _these(
+    "label click clicked clk isclick target y converted conversion purchase purchased bought liked installed"
+)
 RATING = _these("rating ratings star stars score overall")
 TIME = _these("time timestamp ts datetime date created utc")
 ORDER = _these("seq sequence step")
+BIRTH = _these(
+    "created creation signup register registered registration birth born release released publish published updated"
+)
+"""Of times: when a user or an item began, and not when it was shown."""
 USER = _these(
     "user userid uid customer visitor visitorid member viewer reader buyer reviewer client account person msno"
 )
@@ -81,7 +87,8 @@ def known_afterwards(name: str, yes_or_no: bool) -> bool:
     if mentions(name, HISTORY):
         return False
     paired = any(pair in AFTERWARDS_PAIRS for pair in itertools.pairwise(words(name)))
-    return paired or mentions(name, AFTERWARDS) or (yes_or_no and mentions(name, FEEDBACK + LABEL))
+    told = mentions(name, FEEDBACK + LABEL) and words(name)[0] != "target"  # such as `target_gender`
+    return paired or mentions(name, AFTERWARDS) or (yes_or_no and told)
 
 
 def served_otherwise(name: str) -> str | None:

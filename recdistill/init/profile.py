@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recdistill.clicklog.values import Column, lists, text
+from recdistill.clicklog.values import Column, as_floats, lists, text
 
 Family = Literal["number", "text", "flag", "list", "time", "other"]
 _BOOLEANS = pa.array(["true", "false", "True", "False", "TRUE", "FALSE"])
@@ -77,7 +77,7 @@ def profile(name: str, cells: pa.Array) -> Profile:
     codes = np.asarray(encoded.indices.fill_null(-1), dtype=np.int32)
     numbers = None
     if family == "number":
-        numbers = np.asarray(_numbers(cells).cast(pa.float64(), safe=False).fill_null(np.nan))
+        numbers = np.asarray(as_floats(_numbers(cells)).fill_null(np.nan))
         numbers = np.where(np.isfinite(numbers), numbers, np.nan)
     return Profile(name, family, cells, codes, encoded.dictionary.to_pylist(), numbers)
 

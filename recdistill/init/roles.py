@@ -64,8 +64,8 @@ def assign(columns: dict[str, Profile], label: str | None, where: str, whole: bo
             raise UserError(f"{where}: {what}; expected both kinds (--label names another column)")
         doubts.append(f"{what}; is the log sorted by it?")
     others = {name: column for name, column in columns.items() if name != rule.column}
-    time, clocks, said = find_time(others)
     found = {"user": _subject(others, names.USER), "item": _subject(others, names.ITEM)}
+    time, clocks, said = find_time({name: column for name, column in others.items() if name not in found.values()})
     subjects = {role: column for role, column in found.items() if column is not None}
     roles = Roles(rule, positive, time, clocks, [*doubts, *said], subjects)
     for name, column in others.items():

@@ -18,6 +18,8 @@ _ROWS_A_DAY, _MANY_DAYS = 10_000, 60
 """Many days of fewer rows each are too small a unit."""
 _HELD_OUT = 100_000
 """Rows that validation and test should each have, or a tenth of the log's."""
+_BEGUN = 1 / 3
+"""Of the usual day's rows: with fewer the last day has only begun."""
 _ROWS_A_USER = 5
 _TENTH = {"validation": 0.1, "test": 0.1}
 
@@ -47,9 +49,14 @@ def choose_split(
         of_a_day = (len(time) if sample.places == 1 else sample.rows) / span  # of one place, its days are all there
         if days >= 4 and (span <= _MANY_DAYS or of_a_day >= _ROWS_A_DAY):
             held = max(1, round(min(_HELD_OUT, sample.rows / 10) / of_a_day))
-            return Split(by="days", validation=held, test=max(held, 1 if days < 8 else 2)), found.time, []
+            rows = np.unique(time // DAY, return_counts=True)[1]
+            begun = int(days > 4 and rows[-1] < _BEGUN * np.median(rows))  # a day that the log ends in is no test
+            few = f"the last day has few rows ({rows[-1]:,} of those looked at), so the one before is the test, too"
+            test = max(held, 1 if days < 8 else 2) + begun
+            return Split(by="days", validation=held, test=test), found.time, [few] * begun
     user = found.subjects.get("user")
-    if user and "item" in found.subjects and len(time) / columns[user].distinct >= _ROWS_A_USER:
+    known = user is not None and not columns[user].missing
+    if user and known and "item" in found.subjects and len(time) / columns[user].distinct >= _ROWS_A_USER:
         order = _as_order(found.time)
         said = f"each user's last tenth is the test ({user}, in order of {order.column})"
         return Split(by="user_order", user=user, **_TENTH), order, [said]

@@ -35,7 +35,7 @@ def carry(model: DLRM, dataset: Dataset, folder: Path, earlier: Dataset) -> None
             every = np.arange(table.source_rows)
             of_each, of_each_before = sharing.of(at, every), sharing_before.of(old[table.name], ids)
             rows = torch.from_numpy(earlier_rows(table.rows, of_each, of_each_before))
-            vectors, before_them = (each[table.name].weight.view(-1, model.shape.dim) for each in (bags, bags_before))
+            vectors, before_them = (each[table.module].weight.view(-1, model.shape.dim) for each in (bags, bags_before))
             vectors[: table.rows] = before_them[rows]
 
 

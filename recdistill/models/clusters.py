@@ -48,7 +48,7 @@ def cluster(folder: Path, mark: str, teacher: Path, shape: Shape) -> None:
         with safe_open(teacher / WEIGHTS, "numpy") as file:  # no more of a large model than is asked for
             for table in shape.tables:
                 if table.clustered:
-                    vectors = file.get_slice(f"embeddings.embedding_bags.{table.name}.weight")
+                    vectors = file.get_slice(f"embeddings.embedding_bags.{table.module}.weight")
                     some = vectors[table.own : table.own + table.clustered]
                     found[table.name] = alike(some.astype(np.float32), table.rows - table.own)
         with atomic(work / CLUSTERS) as partial:

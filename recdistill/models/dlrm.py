@@ -39,7 +39,7 @@ class DLRM(nn.Module):
         self.embeddings = EmbeddingBagCollection(
             tables=[
                 EmbeddingBagConfig(
-                    name=table.name,
+                    name=table.module,
                     embedding_dim=shape.width,
                     num_embeddings=shape.height(table),
                     feature_names=[key for name in table.features for key in shape.keys(name)],

@@ -32,7 +32,9 @@ class Lookup(nn.Module):
         super().__init__()
         self.sharing = sharing
         self.features, self.dim = shape.sparse, shape.dim
-        weights = [collection.embedding_bags[table.name].weight.detach().view(-1, shape.dim) for table in shape.tables]
+        weights = [
+            collection.embedding_bags[table.module].weight.detach().view(-1, shape.dim) for table in shape.tables
+        ]
         ends = torch.tensor([len(weight) for weight in weights]).cumsum(0).tolist()
         begin = [end - len(weight) for weight, end in zip(weights, ends, strict=True)]
         table_of = {feature: at for at, table in enumerate(shape.tables) for feature in table.features}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -14,6 +15,15 @@ from recdistill.config.models import Architecture
 Size = Annotated[int, Field(ge=1)]
 LEAST = 4
 """Numbers in a row that fbgemm's kernels take at least."""
+
+
+@cache
+def module_name(table: str) -> str:
+    """What a table is called among torch's modules, which allow neither dots nor names of their own, such as `type`."""
+    from torch import nn
+
+    taken = "." in table or hasattr(nn.ModuleDict(), table)
+    return "/" + table.replace(".", "/") if taken else table  # no feature has a slash in its name
 
 
 class TableShape(BaseModel):
@@ -30,6 +40,11 @@ class TableShape(BaseModel):
     source_rows: Size
     own: Size
     clustered: int = Field(0, ge=0)
+
+    @property
+    def module(self) -> str:
+        """What it is called among torch's modules."""
+        return module_name(self.name)
 
     @model_validator(mode="after")
     def _has_a_row_for_every_id(self) -> TableShape:

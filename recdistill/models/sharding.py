@@ -27,6 +27,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimiz
 from recdistill import parallel, ranks
 from recdistill.config.models import Train
 from recdistill.errors import UserError
+from recdistill.models.shape import module_name
 from recdistill.models.tables import learn_here
 
 _SPEED = {"cpu": {"intra_host_bw": 2**30 / 1000}}
@@ -60,7 +61,7 @@ def device() -> torch.device:
 
 def cut_by_rows(tables: Sequence[str]) -> None:
     """Has this process cut these tables by rows from now on, whatever the planner would choose (`launch.row_wise`)."""
-    _by_rows.update(tables)
+    _by_rows.update(map(module_name, tables))
 
 
 def plan_for(module: nn.Module, world: int, here: int, batch_size: int) -> ShardingPlan:

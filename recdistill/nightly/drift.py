@@ -62,10 +62,15 @@ def _unseen(counts: np.ndarray) -> float:
 
 
 def _histograms(dataset: Dataset, split: SplitName) -> dict[str, np.ndarray]:
-    """Per sparse feature, rows of each id and last those without one; per dense feature, rows of each bin."""
+    """Per sparse feature, rows of each id and last those without one; per dense feature, rows of each bin.
+
+    Histories are short in the first days of any log and grow: how many are empty, and what is counted of them, is no
+    drift.
+    """
     schema = dataset.schema
+    histories = {s.name for s in schema.sparse if "user" in s.source}
     found = {s.name: np.zeros(schema.table(s.name).rows + 1, np.int64) for s in schema.sparse}
-    found |= {column.name: np.zeros(len(EDGES) + 1, np.int64) for column in schema.dense}
+    found |= {c.name: np.zeros(len(EDGES) + 1, np.int64) for c in schema.dense if c.history is None}
     for part in dataset.parts(split):
         table = read_part(part, list(found))
         for name, counts in found.items():
@@ -74,7 +79,8 @@ def _histograms(dataset: Dataset, split: SplitName) -> dict[str, np.ndarray]:
                 counts += np.bincount(np.searchsorted(EDGES, column.to_numpy()), minlength=len(counts))
                 continue
             if pa.types.is_list(column.type):
-                counts[-1] += int(pc.sum(pc.equal(pc.list_value_length(column), 0)).as_py() or 0)
+                if name not in histories:
+                    counts[-1] += int(pc.sum(pc.equal(pc.list_value_length(column), 0)).as_py() or 0)
                 column = pc.list_flatten(column)
             counts[-1] += column.null_count
             counts += np.bincount(column.drop_null().to_numpy(), minlength=len(counts))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 
 import numpy as np
 import pyarrow as pa
@@ -139,3 +140,8 @@ def test_lists_are_cut(bags, most):
     known = [[word for word in bag or () if word] for bag in bags]
     assert cut.to_pylist() == [bag[:most] for bag in known]
     assert longer == sum(len(bag) > most for bag in known)
+
+
+def test_decimals_are_the_nearest_floats() -> None:
+    cents = [decimal.Decimal(n).scaleb(-2) for n in range(20_000)]
+    assert numbers(column(pa.array(cents, pa.decimal128(10, 2)))).to_pylist() == [float(cell) for cell in cents]

@@ -59,6 +59,12 @@ def test_lists_in_parquet_are_bags(look: Look) -> None:
     assert choice.kind is not None and choice.kind.kind == "bag" and choice.kind.delimiter is None
 
 
+def test_an_embedding_is_no_bag(look: Look) -> None:
+    found = look("log.parquet", vector=list(rng.random((600, 4))), ids=list(rng.integers(0, 9, (600, 3))))
+    assert of(found, "vector").kind is None and of(found, "ids").kind.kind == "bag"
+    assert any(doubt.startswith("vector: holds lists of numbers") for doubt in found.doubts)
+
+
 def test_a_long_tail_takes_a_logarithm(look: Look) -> None:
     found = look(height=rng.normal(170, 10, 600))
     assert of(found, "price").kind.transform == "log" and of(found, "height").kind.transform == "none"

@@ -151,3 +151,56 @@ def test_rows_and_weights_are_known_by_name(look: Look) -> None:
 
 def test_an_id_that_comes_twice_names_no_row(look: Look) -> None:
     assert look(event_id=np.arange(600) // 2).roles.example_id is None
+
+
+def test_neither_a_user_nor_when_an_item_began_is_the_time(look: Look) -> None:
+    phones = 919_800_000_000 + rng.integers(0, 40, 600)
+    found = look(drop=("user_id",), user=phones)
+    assert found.roles.time is not None and found.roles.time.column == "timestamp"
+    assert found.roles.subjects["user"] == "user" and "user" in found.features
+    assert look(drop=("user_id", "timestamp"), user=phones).roles.time is None
+    days = pd.to_datetime(1_767_225_600 + np.arange(600) // 100 * 86_400, unit="s").astype(str)
+    born = pd.to_datetime(1_700_000_000 + rng.integers(0, 30, 600) * 977, unit="s").astype(str)
+    found = look(drop=("timestamp",), event_date=days, item_created_at=born)
+    assert found.roles.time is not None and found.roles.time.column == "event_date"
+    found = look(drop=("timestamp",), signup_date=born)
+    assert found.roles.time is not None and any("when a user or an item began" in doubt for doubt in found.doubts)
+
+
+@pytest.mark.parametrize(
+    ("cells", "why"),
+    [
+        (np.where(np.arange(600) % 50 == 0, np.nan, 1_767_225_600 + np.arange(600)), "2.0% of its cells are empty"),
+        ([f"{1 + n % 12:02}/{1 + n % 28:02}/2026 10:{n % 60:02}:00" for n in range(600)], "is written as '01/01/2026"),
+    ],
+)
+def test_a_time_that_cannot_be_read_is_told(look: Look, cells: Any, why: str) -> None:
+    found = look(timestamp=cells)
+    assert "timestamp" not in found.features and found.roles.time is None
+    assert any(doubt.startswith("timestamp: looks like a time") and why in doubt for doubt in found.doubts)
+
+
+def test_a_history_of_clicks_is_no_label(look: Look) -> None:
+    seen = rng.integers(0, 2, 600)
+    found = look(drop=("label",), user_clicked_before=seen, purchase=1 - seen[::-1], target_gender=seen[::-1])
+    assert found.roles.label.column == "purchase"
+    assert "target_gender" in look(target_gender=seen).features
+
+
+def test_a_day_that_has_only_begun_is_not_the_whole_test(look: Look) -> None:
+    days = np.append(np.sort(rng.integers(0, 6 * 86_400, 590)), 6 * 86_400 + np.arange(10))
+    found = look(timestamp=1_767_225_600 + days)
+    assert found.split.test == 2 and any("the last day has few rows (10 of" in doubt for doubt in found.doubts)
+    whole = look(timestamp=1_767_225_600 + np.sort(rng.integers(0, 7 * 86_400, 600)))
+    assert whole.split.test == 1 and not any("last day" in doubt for doubt in whole.doubts)
+
+
+def test_users_that_are_not_always_known_cannot_be_split(look: Look) -> None:
+    user = np.where(rng.random(600) < 0.3, None, rng.integers(0, 20, 600).astype(str))
+    found = look(drop=("timestamp",), user_id=user, seq=np.arange(600))
+    assert found.split.by == "time"
+
+
+def test_too_few_clicks_to_see_leaks_are_told(look: Look) -> None:
+    found = look(label=(np.arange(600) % 40 == 0).astype(int))
+    assert any(doubt.startswith("15 rows of the rarer class are too few") for doubt in found.doubts)

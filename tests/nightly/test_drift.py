@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recdistill.clicklog.ingest import ingest
 from recdistill.clicklog.schema import Dataset
+from recdistill.config import dataset as config
 from recdistill.nightly.drift import drift_of, psi
 
 COUNTS = st.lists(st.integers(0, 1000), min_size=2, max_size=10)
@@ -53,3 +56,25 @@ def test_a_shifted_feature_shows(make_dataset: Callable[..., Dataset]) -> None:
     drift = drift_of(dataset)
     assert drift.psi["price"] > 0.3 and drift.psi["item"] > 1 and drift.psi["age"] < 0.2
     assert drift.new_ids["item"] > 0.9
+
+
+def test_that_histories_grow_is_no_drift(tmp_path: Path) -> None:
+    """Days that are all alike, of a log that has just begun."""
+    rng = np.random.default_rng(0)
+    rows = [f"{n // 500},u{rng.integers(60)},i{rng.integers(20)},{n % 2}" for n in range(3000)]
+    days = [f"2026-01-{int(row.partition(',')[0]) + 1:02} 10:00:{n % 60:02},{row}" for n, row in enumerate(rows)]
+    (tmp_path / "log.csv").write_text("\n".join(["ts,day,user,item,label", *days]))
+    spec = config.Dataset.model_validate(
+        {
+            "log": {"paths": str(tmp_path / "log.csv")},
+            "time": {"column": "ts", "unit": "datetime"},
+            "split": {"by": "days", "validation": 1, "test": 1},
+            "features": {
+                "user": {"kind": "single"},
+                "item": {"kind": "single"},
+                "clicked": {"kind": "history", "user": "user", "of": "item", "matches": ["item"]},
+            },
+        }
+    )
+    found = drift_of(ingest(spec, tmp_path / "dataset")).psi
+    assert found.keys() == {"user", "item", "clicked"} and max(found.values()) < 0.1
