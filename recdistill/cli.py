@@ -43,6 +43,8 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the job; may be given again."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
+STRANGE = 0.5
+"""A share of values that training never saw: with more, the log may be written in another way."""
 AsJson = Annotated[bool, typer.Option("--json", help="JSON, and nothing else, on standard output.")]
 
 
@@ -208,11 +210,15 @@ def score(
     ],
     quiet: Quiet = False,
 ) -> None:
-    """Writes a click probability for each row of a log."""
+    """Writes a click probability for each row of a log, in its order."""
     from recdistill.export import score as write_scores
 
     with on_stderr(quiet) as progress:
-        write_scores(student, logs, out, progress)
+        unseen = write_scores(student, logs, out, progress)
+    strange = [f"{name} ({share:.0%} of the rows)" for name, share in unseen.items() if share > STRANGE]
+    if strange:
+        what = "mostly values that training never saw; is it written as in the log that the student learned from?"
+        typer.echo(f"{', '.join(strange)}: {what}", err=True)
     typer.echo(out)
 
 

@@ -14,6 +14,7 @@ import json
 import math
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from recdistill.clicklog.encode import POSITION, encode_log, raw_log
 from recdistill.clicklog.match import with_sources
 from recdistill.clicklog.schema import Dataset, Schema, read_schema
 from recdistill.clicklog.scratch import Scratch
+from recdistill.clicklog.typed import Counts
 from recdistill.errors import UserError
 from recdistill.files import atomic, file_sha256
 from recdistill.models.dlrm import DLRM
@@ -92,18 +94,25 @@ def open_student(folder: Path) -> tuple[DLRM, Schema]:
     return model.to(device()), schema
 
 
-def score(student: Path, logs: Sequence[str | Path | Remote], out: Path, progress: Progress = silent) -> None:
+def score(
+    student: Path, logs: Sequence[str | Path | Remote], out: Path, progress: Progress = silent
+) -> dict[str, float]:
     """Writes `example_id` and `probability` (float32) of each row of a raw log, in its order, to `out`, as Parquet.
 
     Probabilities speak about true traffic: where negatives were sampled with keep-rate w, the sampled log's odds are
     the true odds over w, so log w is added to the logit.
+
+    Returns:
+        Of single features, the share of rows with a value that no training row had.
     """
     model, schema = open_student(student)
     shift = math.log(schema.negative_keep_rate)
-    tables = encode_log(student, raw_log(student, [str(path) for path in logs]), positions=True)
+    counts: Counts = Counter()
+    tables = encode_log(student, raw_log(student, [str(path) for path in logs]), positions=True, counts=counts)
+    done = 0
 
     def scored() -> Iterator[pa.Table]:
-        done = 0
+        nonlocal done
         for table in tables:
             probability = torch.sigmoid(_logits(model, table, schema) + shift)
             kept = table.select([name for name in ("example_id", POSITION) if name in table.column_names])
@@ -115,6 +124,8 @@ def score(student: Path, logs: Sequence[str | Path | Remote], out: Path, progres
     with atomic(out) as partial, pq.ParquetWriter(partial, SCORES) as writer:
         for table in _in_the_logs_order(scored()):
             writer.write_table(table.select(SCORES.names).cast(SCORES))
+    single = [feature.name for feature in schema.sparse if feature.kind == "single"]
+    return {name: counts["unseen", name] / done for name in single} if done else {}
 
 
 def _in_the_logs_order(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

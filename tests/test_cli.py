@@ -176,10 +176,16 @@ def test_an_interrupted_run_exits_with_130_and_says_how_to_go_on(
 
 def test_score_passes_on_what_it_is_given(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found: list[object] = []
-    fake = SimpleNamespace(score=lambda student, log, out, progress: found.extend([student, log, out, progress]))
+
+    def score(*given: object) -> dict[str, float]:
+        found.extend(given)
+        return {"user": 0.2, "item": 0.98}
+
+    fake = SimpleNamespace(score=score)
     monkeypatch.setitem(sys.modules, "recdistill.export", fake)
     done = call("score", "student", "a.csv", "b.csv", "--out", "scores.parquet")
     assert (done.code, done.out) == (0, "scores.parquet\n")
+    assert done.err.startswith("item (98% of the rows): mostly values that training never saw")
     assert found[:3] == [Path("student"), ["a.csv", "b.csv"], Path("scores.parquet")]
     assert isinstance(found[3], Progress)
 

@@ -102,7 +102,10 @@ def test_values_that_are_spelled_anew_reach_the_student(tmp_path: Path, run_text
     before = Dataset(tmp_path / "run" / "stages" / "ingest").fingerprint
     run_text(write_log(tmp_path / "log.csv", "item-{:02}"), tmp_path / "run", plain)
     assert Dataset(tmp_path / "run" / "stages" / "ingest").fingerprint != before
-    score(tmp_path / "run" / "student", [str(tmp_path / "log.csv")], tmp_path / "scores.parquet")
+    unseen = score(tmp_path / "run" / "student", [str(tmp_path / "log.csv")], tmp_path / "scores.parquet")
+    assert unseen == {"user": 0, "item": 0}
+    write_log(tmp_path / "other.csv")
+    assert score(tmp_path / "run" / "student", [str(tmp_path / "other.csv")], tmp_path / "other.parquet")["item"] == 1
     scored = pq.read_table(tmp_path / "scores.parquet").to_pandas()
     tested = pq.read_table(tmp_path / "run" / "stages" / "distill" / "alone" / "seed-0" / "test.parquet").to_pandas()
     column = next(name for name in scored if name not in ("example_id", "logit"))

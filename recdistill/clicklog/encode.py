@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from recdistill.clicklog.encoder import Encoder
 from recdistill.clicklog.schema import ROW_GROUP_ROWS, Schema, read_schema
 from recdistill.clicklog.scratch import Scratch, rechunk
 from recdistill.clicklog.sources import log_of
-from recdistill.clicklog.typed import TypedLog
+from recdistill.clicklog.typed import Counts, TypedLog
 from recdistill.config.dataset import Dataset, Files, Join
 from recdistill.errors import UserError
 
@@ -34,7 +35,9 @@ POSITION = "$position"
 """Where a row stands in the log."""
 
 
-def encode_log(root: Path, log: Files, joins: list[Join] | None = None, positions: bool = False) -> Iterator[pa.Table]:
+def encode_log(
+    root: Path, log: Files, joins: list[Join] | None = None, positions: bool = False, counts: Counts | None = None
+) -> Iterator[pa.Table]:
     """Encodes a raw log exactly as ingest encoded the one that `root` was made from.
 
     Histories are built from the rows of this log alone, in order of time, so a log to be scored brings the earlier rows
@@ -45,6 +48,7 @@ def encode_log(root: Path, log: Files, joins: list[Join] | None = None, position
         log: the raw log.
         joins: its side tables; those that the dataset was made with when None.
         positions: adds the column `POSITION`, int64, where rows are in order of time.
+        counts: is added to: what an `Encoder` counts on the way.
 
     Yields:
         Tables of at most `ROW_GROUP_ROWS` rows: `example_id`, `label` (float32, null where not known) if the log has
@@ -60,6 +64,7 @@ def encode_log(root: Path, log: Files, joins: list[Join] | None = None, position
     raw = TypedLog(section, scoring=True)
     row_columns = ["example_id", "label"] if raw.has_label else ["example_id"]
     encoder = Encoder(schema, root / "vocabulary", raw.layout, row_columns)
+    encoder.counts = Counter() if counts is None else counts
     if raw.layout.time is None:
         yield from map(encoder.encode, rechunk(raw, ROW_GROUP_ROWS))
         return

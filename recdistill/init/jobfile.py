@@ -87,8 +87,8 @@ def _log(draft: Draft, paths: list[str]) -> list[str]:
 
 
 def _short(paths: list[str]) -> list[str]:
-    """One glob for many files of a folder, where it names these and no others."""
-    if len(paths) < 3:
+    """One glob for many files, or files of one name in folders of their own, where it names these and no others."""
+    if len(paths) < 3 and len({Path(path).name for path in paths}) == len(paths):
         return paths
     first, last = _common(paths), _common([path[::-1] for path in paths])[::-1]
     pattern = f"{glob.escape(first)}*{glob.escape(last)}"

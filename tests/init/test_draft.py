@@ -167,6 +167,14 @@ def test_many_files_are_named_by_one_glob(log: Log, through: Through, tmp_path: 
     assert "day-*" not in render(draft(list(map(str, paths))), list(map(str, paths)), tmp_path / "job.yaml")
 
 
+def test_files_of_one_name_are_named_by_one_glob(log: Log, through: Through, tmp_path: Path) -> None:
+    """Two such files, each by its path, would not be told apart."""
+    for day in ("dt=2026-01-01", "dt=2026-01-02"):
+        (tmp_path / day).mkdir()
+    paths = [log(f"dt=2026-01-0{number}/part-0.parquet") for number in (1, 2)]
+    assert f'paths: "{tmp_path}/dt=2026-01-0*/part-0.parquet"' in through(*paths)[1]
+
+
 def test_doubts_stand_in_the_job(log: Log, through: Through) -> None:
     path = log(session_size=rng.integers(1, 5, 600))
     text = through(path)[1]
