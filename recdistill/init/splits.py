@@ -50,8 +50,9 @@ def choose_split(
         if days >= 4 and (span <= _MANY_DAYS or of_a_day >= _ROWS_A_DAY):
             held = max(1, round(min(_HELD_OUT, sample.rows / 10) / of_a_day))
             rows = np.unique(time // DAY, return_counts=True)[1]
-            begun = int(days > 4 and rows[-1] < _BEGUN * np.median(rows))  # a day that the log ends in is no test
-            few = f"the last day has few rows ({rows[-1]:,} of those looked at), so the one before is the test, too"
+            # A day that the log ends in is no test; of a part of a log it cannot be told.
+            begun = int(sample.whole and days > 4 and rows[-1] < _BEGUN * np.median(rows))
+            few = f"the last day has few rows ({rows[-1]:,}), so the one before is the test, too"
             test = max(held, 1 if days < 8 else 2) + begun
             return Split(by="days", validation=held, test=test), found.time, [few] * begun
     user = found.subjects.get("user")

@@ -190,7 +190,7 @@ def test_a_history_of_clicks_is_no_label(look: Look) -> None:
 def test_a_day_that_has_only_begun_is_not_the_whole_test(look: Look) -> None:
     days = np.append(np.sort(rng.integers(0, 6 * 86_400, 590)), 6 * 86_400 + np.arange(10))
     found = look(timestamp=1_767_225_600 + days)
-    assert found.split.test == 2 and any("the last day has few rows (10 of" in doubt for doubt in found.doubts)
+    assert found.split.test == 2 and any("the last day has few rows (10)," in doubt for doubt in found.doubts)
     whole = look(timestamp=1_767_225_600 + np.sort(rng.integers(0, 7 * 86_400, 600)))
     assert whole.split.test == 1 and not any("last day" in doubt for doubt in whole.doubts)
 
