@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from recdistill.clicklog.schema import Dataset
 from recdistill.export import score
@@ -108,10 +107,9 @@ def test_values_that_are_spelled_anew_reach_the_student(tmp_path: Path, run_text
     assert score(tmp_path / "run" / "student", [str(tmp_path / "other.csv")], tmp_path / "other.parquet")["item"] == 1
     scored = pq.read_table(tmp_path / "scores.parquet").to_pandas()
     tested = pq.read_table(tmp_path / "run" / "stages" / "distill" / "alone" / "seed-0" / "test.parquet").to_pandas()
-    column = next(name for name in scored if name not in ("example_id", "logit"))
     both = tested.merge(scored, on="example_id", suffixes=("", "_scored"))
     assert len(both) == len(tested)
-    np.testing.assert_allclose(1 / (1 + np.exp(-both["logit"])), both[column], atol=1e-5)
+    np.testing.assert_allclose(1 / (1 + np.exp(-both["logit"])), both["probability"], atol=1e-5)
 
 
 def test_columns_may_be_called_like_parts_of_a_module(tmp_path: Path, run_text: Go) -> None:
@@ -123,9 +121,3 @@ def test_columns_may_be_called_like_parts_of_a_module(tmp_path: Path, run_text: 
     score(tmp_path / "run" / "student", [str(tmp_path / "log.csv")], tmp_path / "scores.parquet")
     assert pq.read_table(tmp_path / "scores.parquet").num_rows == 900
     assert [module_name(name) for name in ("user", "type", "item.id")] == ["user", "/type", "/item/id"]
-
-
-@pytest.mark.parametrize("name", ["mean", "committee", "alone"])
-def test_a_teacher_has_a_name_of_its_own(tmp_path: Path, run_text: Go, name: str) -> None:
-    with pytest.raises(Exception, match=f"teachers.members.{name}: reports call something else '{name}'"):
-        run_text(write_log(tmp_path / "log.csv"), tmp_path / "run", f"teachers.members.{name}={{kind: sklearn}}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,7 +63,8 @@ def encode_log(
     raw = TypedLog(section, scoring=True)
     row_columns = ["example_id", "label"] if raw.has_label else ["example_id"]
     encoder = Encoder(schema, root / "vocabulary", raw.layout, row_columns)
-    encoder.counts = Counter() if counts is None else counts
+    if counts is not None:
+        encoder.counts = counts
     if raw.layout.time is None:
         yield from map(encoder.encode, rechunk(raw, ROW_GROUP_ROWS))
         return

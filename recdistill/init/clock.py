@@ -54,33 +54,36 @@ def clock_unit(column: Profile) -> Unit | None:
         return "datetime"
     if column.family == "text":
         return "datetime" if _reads_as_dates(column) else None
-    if column.numbers is None:
-        return None
-    for unit, scale in _SCALES.items():
-        if np.all((column.numbers >= _FIRST_SECOND * scale) & (column.numbers <= _LAST_SECOND * scale)):
-            # Seconds look like any large number: the name must say that they are a time, where there is one.
-            told = names.mentions(column.name, names.TIME) or (unnamed(column.name) and column.distinct > _MOMENTS)
-            return unit if unit != "s" or told else None
-    return None
+    # Seconds look like any large number: the name must say that they are a time, where there is one.
+    told = names.mentions(column.name, names.TIME) or (unnamed(column.name) and column.distinct > _MOMENTS)
+    unit = _counted_in(column)
+    return unit if unit != "s" or told else None
 
 
 def nearly(column: Profile) -> str | None:
     """Why a column that is named after a time, or holds times, cannot be the clock; None for any other column."""
-    if column.family == "time" or (names.mentions(column.name, names.TIME) and _in_seconds(column)):
+    if column.family == "time" or (names.mentions(column.name, names.TIME) and _counted_in(column)):
         return f"looks like a time, but {column.missing:.1%} of its cells are empty" if column.missing else None
     if column.family == "text" and names.mentions(column.name, names.TIME) and clock_unit(column) is None:
         first = column.values[:100]
         if all(_DATE.match(value) for value in first):
             return f"looks like a time, but is written as {first[0][:30]!r}"
-        if column.missing and all(len(value) >= 8 and value[:4].isdigit() for value in first):
+        if column.missing and _begin_with_years(column):
             return f"looks like a time, but {column.missing:.1%} of its cells are empty"
     return None
 
 
-def _in_seconds(column: Profile) -> bool:
+def _counted_in(column: Profile) -> Unit | None:
+    """The unit in which all numbers that are there are times of these years."""
     known = column.known
-    scales = _SCALES.values() if len(known) else ()
-    return any(bool(((known >= _FIRST_SECOND * s) & (known <= _LAST_SECOND * s)).all()) for s in scales)
+    for unit, scale in _SCALES.items():
+        if len(known) and ((known >= _FIRST_SECOND * scale) & (known <= _LAST_SECOND * scale)).all():
+            return unit
+    return None
+
+
+def _begin_with_years(column: Profile) -> bool:
+    return all(len(value) >= 8 and value[:4].isdigit() for value in column.values[:100])
 
 
 def instants(column: Profile, unit: Unit) -> Array:
@@ -89,7 +92,7 @@ def instants(column: Profile, unit: Unit) -> Array:
 
 
 def _reads_as_dates(column: Profile) -> bool:
-    if not all(len(value) >= 8 and value[:4].isdigit() for value in column.values[:100]):
+    if not _begin_with_years(column):
         return False
     try:
         instants(column, "datetime")

@@ -68,7 +68,7 @@ def _histograms(dataset: Dataset, split: SplitName) -> dict[str, np.ndarray]:
     drift.
     """
     schema = dataset.schema
-    histories = {s.name for s in schema.sparse if "user" in s.source}
+    histories = {s.name for s in schema.sparse if s.source.get("kind") == "history"}
     found = {s.name: np.zeros(schema.table(s.name).rows + 1, np.int64) for s in schema.sparse}
     found |= {c.name: np.zeros(len(EDGES) + 1, np.int64) for c in schema.dense if c.history is None}
     for part in dataset.parts(split):

@@ -275,8 +275,12 @@ def test_an_override_finds_names_with_dots(tmp_path: Path, job_text: str) -> Non
         ("evaluate.slices=[C9]", "--set evaluate.slices=[C9]: evaluate.slices: no feature 'C9'"),
         ("evaluate.slices=[age]", "--set evaluate.slices=[age]: evaluate.slices: 'age' has no single values to report"),
         (
-            "teachers.members.oracle={kind: sklearn}",
-            "--set teachers.members.oracle={kind: sklearn}: teachers.members.oracle: reports call something",
+            "teachers.members.mean={kind: sklearn}",
+            "--set teachers.members.mean={kind: sklearn}: teachers.members.mean: reports call something else 'mean'",
+        ),
+        (
+            "teachers.members.committee={kind: sklearn}",
+            "--set teachers.members.committee={kind: sklearn}: teachers.members.committee: reports call something else",
         ),
         (
             "distill.recombine={rows: 1}",
